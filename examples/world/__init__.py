@@ -1,0 +1,1 @@
+"""A small drawn world: contents x styles x colours x backgrounds x poses, rendered procedurally."""
