@@ -1,0 +1,145 @@
+"""Files that are never half-written and never trusted: atomic writes, and safetensors read with every check.
+
+Shared by the pictures, the concept and LoRA files and the training state. Nothing here knows the method.
+"""
+
+import hashlib
+import json
+import os
+import uuid
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
+from torch import Tensor
+
+from .errors import UserError
+
+PARTIAL = ".b4m-partial-"  # start of every name that is still being written; such files are safe to delete
+FLOATS = (torch.float32, torch.float16, torch.bfloat16)
+
+
+def shown(path: Path | str) -> str:
+    """The path as one printable line: a file name may hold a newline, an error line may not."""
+    text = str(path)
+    return text if text.isprintable() else ascii(text)
+
+
+def reason(error: BaseException) -> str:
+    """The error of a library as one short line."""
+    if isinstance(error, OSError) and error.strerror:
+        return error.strerror
+    text = " ".join(str(error).split()) or type(error).__name__
+    return text[:200]
+
+
+def sync(path: Path) -> None:
+    """Flush one file or directory to the disk, so that a rename after it survives a power cut."""
+    if os.name == "nt" and path.is_dir():  # Windows offers no handle to flush a directory through
+        return
+    # A handle that may write is what Windows asks for; a directory only opens for reading.
+    handle = os.open(path, os.O_RDONLY if path.is_dir() else os.O_RDWR)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def write_atomic(path: Path | str, write: Callable[[Path], None]) -> None:
+    """Let `write` fill a temporary file beside `path`, flush it, then rename it to `path`.
+
+    A reader sees the old file or the new one, never a part: whatever `write` raises leaves the old file as it
+    was. Missing parent folders are made. Raises UserError where the disk refuses (full, read-only, a folder).
+    """
+    path = Path(path)
+    partial = path.parent / f"{PARTIAL}{uuid.uuid4().hex}{path.suffix}"
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write(partial)
+        sync(partial)
+        os.replace(partial, path)
+        sync(path.parent)
+    except (OSError, SafetensorError) as error:  # safetensors reports a full disk as its own error
+        raise UserError(
+            f"{shown(path)}: cannot be written ({reason(error)}); free space, or choose another place"
+        ) from error
+    finally:
+        with suppress(OSError):
+            partial.unlink()
+
+
+def own(tensor: Tensor) -> Tensor:
+    """A contiguous copy on the CPU that shares memory with nothing, as safetensors demands."""
+    return tensor.detach().cpu().clone(memory_format=torch.contiguous_format)
+
+
+def write_tensors(path: Path | str, tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> None:
+    """Write one safetensors file, atomically. Same tensors and metadata, same bytes."""
+    ready = {name: own(tensors[name]) for name in sorted(tensors)}
+    header = {"format": "pt", **{key: metadata[key] for key in sorted(metadata)}}
+    data = save(ready, metadata=header)
+    start = 8 + int.from_bytes(data[:8], "little")
+    entries = json.loads(data[8:start])
+    entries["__metadata__"] = header  # the library writes these in an order that differs from run to run
+    text = json.dumps(entries, separators=(",", ":"), ensure_ascii=False).encode()
+    text += b" " * (-len(text) % 8)  # tensors begin at a multiple of 8 bytes
+
+    def write(partial: Path) -> None:
+        with partial.open("wb") as file:
+            file.write(len(text).to_bytes(8, "little") + text)
+            file.write(memoryview(data)[start:])
+
+    write_atomic(path, write)
+
+
+def read_tensors(path: Path | str) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """Tensors and metadata of a safetensors file, on the CPU and independent of the file afterwards.
+
+    Raises UserError for a missing, truncated or foreign file.
+    """
+    path = Path(path)
+    if not path.is_file():
+        found = "is a folder" if path.is_dir() else "does not exist"
+        raise UserError(f"{shown(path)}: {found}; give the path of a .safetensors file")
+    try:
+        with safe_open(path, framework="pt", device="cpu") as file:
+            # Cloned, because a mapped tensor changes or dies with the file under it.
+            tensors = {name: file.get_tensor(name).clone() for name in file.keys()}
+            metadata = dict(file.metadata() or {})
+    except (OSError, SafetensorError, ValueError, RuntimeError, AttributeError) as error:
+        raise UserError(
+            f"{shown(path)}: not a whole safetensors file ({reason(error)}); copy or download it again"
+        ) from error
+    return tensors, metadata
+
+
+def fingerprint(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> str:
+    """sha256 over names, dtypes, shapes and bytes of all tensors, and over the metadata given."""
+    digest = hashlib.sha256()
+    for key in sorted(metadata):
+        digest.update(f"{key!r}={metadata[key]!r}\n".encode())
+    for name in sorted(tensors):
+        tensor = own(tensors[name])
+        digest.update(f"{name!r} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
+        digest.update(tensor.reshape(-1).view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()
+
+
+def check_floats(where: str, tensors: Mapping[str, Tensor], dtypes: tuple[torch.dtype, ...] = FLOATS) -> None:
+    """Raise UserError, led by `where`, for anything but finite matrices of the given dtypes."""
+    for name, tensor in tensors.items():
+        if tensor.dtype not in dtypes:
+            wanted = " or ".join(str(dtype).removeprefix("torch.") for dtype in dtypes)
+            found = str(tensor.dtype).removeprefix("torch.")
+            raise UserError(f"{where}: {name} is {found}, expected {wanted}; save it again as one of these")
+        if tensor.dim() != 2:
+            raise UserError(
+                f"{where}: {name} has shape {tuple(tensor.shape)}, expected a matrix; get the file again"
+            )
+        if not torch.isfinite(tensor).all():
+            raise UserError(
+                f"{where}: {name} holds NaN or infinite values; train again, at a lower learning rate"
+            )
