@@ -1,0 +1,20 @@
+#!/usr/bin/env bash
+# Stage one, content: bash code/train_content.sh [flags of b4m train-content; see b4m train-content --help]
+# Environment: BASE_MODEL, VAE, CONTENT_DIR, PARTNER_DIRS (styles; separated by spaces or colons), OUTPUT_DIR, PRESET, PROCESSES.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+if [ -x .venv/bin/python ]; then PATH="$PWD/.venv/bin:$PATH"; fi
+export PYTHONPATH="$PWD/src${PYTHONPATH:+:$PYTHONPATH}"
+options=(--output-dir "${OUTPUT_DIR:-outputs/content}")
+if [ -n "${CONTENT_DIR:-}" ]; then options+=(--content-dir "$CONTENT_DIR"); else
+  options+=(--content-dir examples/references/content/bear --content-class bear)
+fi
+IFS=' :' read -ra partners <<< "${PARTNER_DIRS:-$(echo examples/references/partners/styles/*.png)}"
+options+=(--partner-dirs "${partners[@]}")
+[ -z "${PRESET:-}" ] || options+=(--preset "$PRESET")
+[ -z "${BASE_MODEL:-}" ] || options+=(--base-model "$BASE_MODEL")  # and with it the sdxl preset, unless PRESET is set
+[ -z "${VAE:-}" ] || options+=(--vae "$VAE")
+python -m b4m.cli train-content "${options[@]}" "$@" --dry-run > /dev/null  # bad input ends here, in one line
+threads=$(getconf _NPROCESSORS_ONLN)
+accelerate launch --quiet --num_processes "${PROCESSES:-1}" --num_machines 1 --mixed_precision no --dynamo_backend no \
+  --num_cpu_threads_per_process "$threads" --module b4m.cli train-content "${options[@]}" "$@"

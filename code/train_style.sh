@@ -1,0 +1,20 @@
+#!/usr/bin/env bash
+# Stage one, style: bash code/train_style.sh [flags of b4m train-style; see b4m train-style --help]
+# Environment: BASE_MODEL, VAE, STYLE_DIR, PARTNER_DIRS (contents; separated by spaces or colons), OUTPUT_DIR, PRESET, PROCESSES.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+if [ -x .venv/bin/python ]; then PATH="$PWD/.venv/bin:$PATH"; fi
+export PYTHONPATH="$PWD/src${PYTHONPATH:+:$PYTHONPATH}"
+options=(--output-dir "${OUTPUT_DIR:-outputs/style}")
+if [ -n "${STYLE_DIR:-}" ]; then options+=(--style-dir "$STYLE_DIR"); else
+  options+=(--style-dir examples/references/style/chalk --style-class chalk)
+fi
+IFS=' :' read -ra partners <<< "${PARTNER_DIRS:-$(echo examples/references/partners/contents/*.png)}"
+options+=(--partner-dirs "${partners[@]}")
+[ -z "${PRESET:-}" ] || options+=(--preset "$PRESET")
+[ -z "${BASE_MODEL:-}" ] || options+=(--base-model "$BASE_MODEL")  # and with it the sdxl preset, unless PRESET is set
+[ -z "${VAE:-}" ] || options+=(--vae "$VAE")
+python -m b4m.cli train-style "${options[@]}" "$@" --dry-run > /dev/null  # bad input ends here, in one line
+threads=$(getconf _NPROCESSORS_ONLN)
+accelerate launch --quiet --num_processes "${PROCESSES:-1}" --num_machines 1 --mixed_precision no --dynamo_backend no \
+  --num_cpu_threads_per_process "$threads" --module b4m.cli train-style "${options[@]}" "$@"

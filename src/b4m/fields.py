@@ -1,0 +1,99 @@
+"""Settings fields: each carries its help line and its checks; values from YAML and flags become its type."""
+
+import math
+import os
+import types
+import typing
+from dataclasses import MISSING, field, fields
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from .errors import UserError
+
+
+def setting(
+    doc: str,
+    default: Any = MISSING,
+    choices: tuple = (),
+    low: float = -math.inf,
+    high: float = math.inf,
+    stages: tuple[str, ...] = (),
+) -> Any:
+    """A dataclass field with its help line, its checks, and the stages that show it as a flag (none: all)."""
+    metadata = {"doc": doc, "choices": choices, "low": low, "high": high, "stages": stages}
+    return field(default=default, metadata=metadata)
+
+
+def flag(name: str) -> str:
+    """The flag of a field: "base_model" -> "--base-model"."""
+    return "--" + name.replace("_", "-")
+
+
+def check(config: Any) -> None:
+    """Types, choices and limits of every field; numbers spelled as text become numbers, lists tuples."""
+    hints = typing.get_type_hints(type(config))
+    for f in fields(config):
+        value = convert(f.name, hints[f.name], getattr(config, f.name))
+        object.__setattr__(config, f.name, value)
+        if f.metadata["choices"] and value not in f.metadata["choices"]:
+            raise UserError(f"{flag(f.name)} {value!r}: choose one of {', '.join(f.metadata['choices'])}")
+        low, high = f.metadata["low"], f.metadata["high"]
+        if isinstance(value, int | float) and not low <= value <= high:
+            limit = f"at least {low}" if high == math.inf else f"between {low} and {high}"
+            raise UserError(f"{flag(f.name)} {value}: must be {limit}")
+
+
+def convert(name: str, hint: Any, value: Any) -> Any:
+    """`value` (from YAML, a flag or a caller) as the type `hint` of the field `name`, or UserError."""
+    if isinstance(hint, types.UnionType):  # X | None
+        return None if value is None else convert(name, typing.get_args(hint)[0], value)
+    wrong = UserError(f"{flag(name)} {value!r}: expected {_expected(hint)}")
+    if typing.get_origin(hint) is tuple:
+        values = [value] if isinstance(value, str | int | os.PathLike) else value
+        if not isinstance(values, list | tuple):
+            raise wrong
+        return tuple(convert(name, typing.get_args(hint)[0], item) for item in values)
+    if hint in (str, bool):
+        value = os.fspath(value) if hint is str and isinstance(value, os.PathLike) else value
+        if not isinstance(value, hint):
+            raise wrong
+        return value
+    try:
+        number = hint(value)  # of text too: flags are text, and YAML reads 1e-4 as text
+    except (TypeError, ValueError, OverflowError):
+        raise wrong from None
+    if isinstance(value, bool) or not math.isfinite(number) or not isinstance(value, str) and number != value:
+        raise wrong
+    return number
+
+
+def _expected(hint: Any) -> str:
+    if isinstance(hint, types.UnionType):
+        return _expected(typing.get_args(hint)[0])
+    if typing.get_origin(hint) is tuple:
+        return "a list, each " + _expected(typing.get_args(hint)[0])
+    return {str: "text", int: "a whole number", float: "a number", bool: "true or false"}[hint]
+
+
+def read_yaml(path: str | Path) -> dict[str, Any]:
+    """The settings in one YAML file, keys with dashes or underscores. Raises UserError."""
+    try:
+        values = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read ({error.strerror})") from error
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise UserError(f"{path}: not a YAML file ({' '.join(str(error).split())})") from error
+    if values is None:
+        return {}
+    if not isinstance(values, dict) or not all(isinstance(key, str) for key in values):
+        raise UserError(f"{path}: expected lines of the form 'name: value'")
+    return {key.replace("-", "_"): value for key, value in values.items()}
+
+
+def to_yaml(config: Any) -> str:
+    """The settings as YAML that `resolve` reads back to the same settings."""
+    values = {f.name: getattr(config, f.name) for f in fields(config)}
+    plain = {k: list(v) if isinstance(v, tuple) else v for k, v in values.items()}
+    return yaml.safe_dump(plain, sort_keys=False, allow_unicode=True)

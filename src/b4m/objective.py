@@ -1,0 +1,96 @@
+"""Eq. 12 of the paper: noise and timesteps per row, the denoising loss per row, and its sum over rows."""
+
+import hashlib
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor
+
+Denoiser = Callable[[Tensor, Tensor], Tensor]  # (noisy (rows, c, h, w), timesteps (rows,)) -> prediction
+
+
+def seeded(*key: int | str) -> torch.Generator:
+    """A CPU generator that is a function of `key` alone, the same on every machine."""
+    digest = hashlib.sha256("/".join(map(str, key)).encode()).digest()
+    return torch.Generator().manual_seed(int.from_bytes(digest[:8], "big") >> 1)
+
+
+def draw(
+    seed: int, step: int, rows: Sequence[int], shape: Sequence[int], train_timesteps: int
+) -> tuple[Tensor, Tensor]:
+    """Noise (rows, *shape) float32, timesteps (rows,) int64; a row is a function of (seed, step, row)."""
+    noise, timesteps = [], []
+    for row in rows:
+        generator = seeded("draw", seed, step, row)
+        timesteps.append(torch.randint(train_timesteps, (), generator=generator))
+        noise.append(torch.randn(tuple(shape), generator=generator))
+    return torch.stack(noise), torch.stack(timesteps)
+
+
+def _at(alphas_cumprod: Tensor, timesteps: Tensor) -> tuple[Tensor, Tensor]:
+    """alpha_t and sigma_t of the variance-preserving process, (rows, 1, 1, 1) float32."""
+    alpha_bar = alphas_cumprod.to(timesteps.device, torch.float32)[timesteps][:, None, None, None]
+    return alpha_bar.sqrt(), (1 - alpha_bar).sqrt()
+
+
+def add_noise(latents: Tensor, noise: Tensor, timesteps: Tensor, alphas_cumprod: Tensor) -> Tensor:
+    """x_t = alpha_t x_0 + sigma_t noise. (rows, c, h, w); alphas_cumprod (train_timesteps,)."""
+    alpha, sigma = _at(alphas_cumprod, timesteps)
+    return alpha * latents + sigma * noise
+
+
+def regression_target(
+    latents: Tensor, noise: Tensor, timesteps: Tensor, alphas_cumprod: Tensor, prediction_type: str
+) -> Tensor:
+    """What the denoiser should say, (rows, c, h, w): the noise, or v = alpha_t noise - sigma_t x_0.
+
+    Raises ValueError for another prediction type than "epsilon" and "v_prediction".
+    """
+    if prediction_type == "epsilon":
+        return noise
+    if prediction_type == "v_prediction":
+        alpha, sigma = _at(alphas_cumprod, timesteps)
+        return alpha * noise - sigma * latents
+    raise ValueError(f"prediction type {prediction_type!r}: epsilon and v_prediction are known")
+
+
+def min_snr_weight(timesteps: Tensor, alphas_cumprod: Tensor, prediction_type: str, gamma: float) -> Tensor:
+    """Min-SNR weights (rows,): min(snr, gamma) / snr for epsilon, / (snr + 1) for v (Hang et al. 2023)."""
+    alpha, sigma = _at(alphas_cumprod, timesteps)
+    snr = ((alpha / sigma) ** 2)[:, 0, 0, 0]
+    return snr.clamp(max=gamma) / (snr if prediction_type == "epsilon" else snr + 1)
+
+
+def row_losses(prediction: Tensor, target: Tensor) -> Tensor:
+    """Mean squared error of each row in float32: (rows, c, h, w) twice -> (rows,)."""
+    return (prediction.float() - target.float()).square().flatten(1).mean(1)
+
+
+def multi_correspondence(losses: Tensor, is_target: Tensor) -> Tensor:
+    """Eq. 12: the mean over the target's rows plus 1/n times the sum over the n partner rows.
+
+    losses (rows,); is_target (rows,) bool, with at least one row of either kind.
+    """
+    return losses[is_target].mean() + losses[~is_target].mean()
+
+
+def objective(
+    denoiser: Denoiser,
+    latents: Tensor,
+    noise: Tensor,
+    timesteps: Tensor,
+    is_target: Tensor,
+    alphas_cumprod: Tensor,
+    prediction_type: str,
+    snr_gamma: float | None = None,
+) -> tuple[Tensor, Tensor]:
+    """Eq. 12 on one batch: (loss scalar, losses (rows,) detached), both float32.
+
+    latents, noise (rows, c, h, w); timesteps, is_target (rows,). The routing is the denoiser's part.
+    """
+    prediction = denoiser(add_noise(latents, noise, timesteps, alphas_cumprod), timesteps)
+    target = regression_target(latents, noise, timesteps, alphas_cumprod, prediction_type)
+    losses = row_losses(prediction, target)
+    if snr_gamma is not None:
+        losses = losses * min_snr_weight(timesteps, alphas_cumprod, prediction_type, snr_gamma)
+    return multi_correspondence(losses, is_target), losses.detach()

@@ -1,0 +1,94 @@
+"""What a training state holds: the settings it belongs to, and an optimizer as tensors and JSON."""
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from .config import TrainConfig
+from .errors import UserError
+
+# Settings that leave the result as it is; of the paths, what lies behind them is compared instead.
+FREE = {
+    "output_dir",
+    "content_dir",
+    "style_dir",
+    "partner_dirs",
+    "content_file",
+    "style_file",
+    "preview_every",
+    "preview_prompt",
+    "checkpoint_every",
+    "tracker",
+    "gradient_checkpointing",
+}
+
+
+def settings_of(config: TrainConfig, facts: Mapping, processes: int) -> dict:
+    """All that the result is a function of, as JSON gives it back. `facts`: what lies behind the paths."""
+    settings = {key: value for key, value in asdict(config).items() if key not in FREE}
+    return json.loads(json.dumps({**settings, **facts, "processes": processes}))
+
+
+def check_same(before: Mapping, now: Mapping, folder: Path) -> None:
+    """Raises UserError, naming the first setting that differs: a run goes on as it began."""
+    for name in [*now, *before]:
+        if before.get(name) != now.get(name):
+            then, other = (
+                value if len(str(value)) < 60 else "(others)" for value in (before.get(name), now.get(name))
+            )
+            raise UserError(
+                f"{folder}: the run in this folder has {name.replace('_', '-')} {then}, now it is {other}; "
+                "go on with the old setting, or give another --output-dir"
+            )
+
+
+def pack(
+    parameters: Mapping[str, nn.Parameter],
+    optimizer: torch.optim.Optimizer,
+    scaler: torch.amp.GradScaler | None,
+) -> tuple[dict[str, Tensor], dict]:
+    """Parameters and all state of optimizer and loss scaler: (tensors by name, the rest as JSON)."""
+    state = optimizer.state_dict()
+    tensors = {f"parameter/{name}": parameter.detach() for name, parameter in parameters.items()}
+    scalars: dict[str, dict] = {str(index): {} for index in state["state"]}
+    for index, entries in state["state"].items():
+        for key, value in entries.items():
+            if isinstance(value, Tensor):
+                tensors[f"optimizer/{index}/{key}"] = value
+            else:
+                scalars[str(index)][key] = value
+    scale = scaler.state_dict() if scaler is not None else None
+    return tensors, {"groups": state["param_groups"], "scalars": scalars, "scaler": scale}
+
+
+@torch.no_grad()
+def unpack(
+    tensors: Mapping[str, Tensor],
+    meta: Mapping,
+    parameters: Mapping[str, nn.Parameter],
+    optimizer: torch.optim.Optimizer,
+    scaler: torch.amp.GradScaler | None,
+) -> None:
+    """Put back what `pack` took, bit for bit."""
+    state: dict[int, dict] = {int(index): dict(entries) for index, entries in meta["scalars"].items()}
+    for name, tensor in tensors.items():
+        place, _, rest = name.partition("/")
+        if place == "parameter":
+            parameters[rest].copy_(tensor)
+        else:
+            index, _, key = rest.partition("/")
+            state[int(index)][key] = tensor
+    groups = [
+        {
+            key: tuple(value) if isinstance(value, list) and key != "params" else value
+            for key, value in group.items()
+        }
+        for group in meta["groups"]
+    ]
+    optimizer.load_state_dict({"state": state, "param_groups": groups})
+    if scaler is not None and meta["scaler"] is not None:
+        scaler.load_state_dict(meta["scaler"])

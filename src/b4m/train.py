@@ -1,0 +1,283 @@
+"""The only training loop: batched passes, an optimizer step, a log line, a state to return to."""
+
+import json
+import signal
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from accelerate import Accelerator
+from diffusers.optimization import get_scheduler
+from torch import Tensor
+from tqdm import tqdm
+
+from . import stages
+from .adapter import HALVES, Adapter
+from .checkpoint import load_state, save_state, write_atomic
+from .config import TrainConfig
+from .errors import UserError
+from .generate import grid, sample, save_png
+from .objective import draw, objective
+from .process import check_writable, deterministic, memory_advice, package_version, peak_mb, signals
+from .resume import check_same, pack, settings_of, unpack
+from .sdxl import DTYPES, Cache, check_size, encode_guided, free, load_base, prepare
+
+
+@dataclass(frozen=True)
+class TrainResult:
+    """What a run came to. losses: Eq. 12 per step, of all its steps; seconds and peak_mb: of this call."""
+
+    losses: list[float]
+    seconds: float
+    peak_mb: float  # of the GPU's memory if there is one, else of the process
+    path: Path
+
+
+def train(config: TrainConfig) -> TrainResult:
+    """Run one job to its end and write its result. Run again, it goes on; a finished one is left as it is.
+
+    Raises UserError for bad input (before anything is written), a state of other settings, a loss that is
+    not finite (the last state stays); SystemExit(128 + n) after signal n, once the step is saved.
+    """
+    started = time.perf_counter()
+    run = Run(config)
+    if run.finished:
+        run.say(f"finished before: {run.path} ({config.steps} steps); delete {run.folder} to train again")
+        return TrainResult(run.losses, 0.0, peak_mb(), run.path)
+    with deterministic(), memory_advice(), signals() as received:
+        run.load()
+        bar = tqdm(
+            range(run.step, config.steps),
+            initial=run.step,
+            total=config.steps,
+            desc=config.stage,
+            disable=not run.main,
+            mininterval=0.5 if sys.stderr.isatty() else 10,
+        )
+        for run.step in bar:
+            run.optimizer.zero_grad(set_to_none=True)
+            values = torch.stack([run.micro_step(i) for i in range(config.gradient_accumulation)]).mean(0)
+            loss, target, partner, stop = run.average(values, stop=bool(received))
+            run.check_finite(loss)
+            run.average_gradients()
+            if config.max_grad_norm:
+                run.accelerator.clip_grad_norm_(run.parameters, config.max_grad_norm)
+            run.optimizer.step()
+            run.schedule.step()
+            run.log({"step": run.step + 1, "loss": loss, "target_loss": target, "partner_loss": partner})
+            bar.set_postfix(loss=f"{loss:.4f}", refresh=False)
+            if stop or _due(config.checkpoint_every, run.step) or run.step + 1 == config.steps:
+                run.save_state()
+            if _due(config.preview_every, run.step):
+                run.preview()
+            if stop and run.step + 1 < config.steps:
+                bar.close()
+                run.say(f"stopped after step {run.step + 1} of {config.steps}; the same command continues")
+                raise SystemExit(128 + (received[0] if received else signal.SIGTERM))
+        run.save_result()
+    result = TrainResult(run.losses, time.perf_counter() - started, peak_mb(), run.path)
+    run.say(f"{result.seconds:.0f} s, {result.peak_mb:.0f} MB at most: {result.path}")
+    return result
+
+
+class Run:
+    """What a loop works on: the model, the rows, the optimizer, and where the run stands on disk."""
+
+    def __init__(self, config: TrainConfig) -> None:
+        """Read and check all inputs but the base model, and find out how far an earlier run came."""
+        self.config = config
+        self.accelerator = _accelerator(config)
+        self.main = self.accelerator.is_main_process
+        self.folder = Path(config.output_dir)
+        check_writable(self.folder)
+        self.stage = stages.gather(config)
+        self.path = self.folder / self.stage.plan.result
+        self.settings = settings_of(config, self.stage.facts(), self.accelerator.num_processes)
+        found = load_state(self.folder / "state")
+        self.step, self._tensors, self._meta = found if found else (0, {}, {})
+        if found:
+            check_same(self._meta["settings"], self.settings, self.folder)
+        self.records = self._read_log()
+        self.finished = self.step == config.steps and self.path.exists()
+
+    @property
+    def losses(self) -> list[float]:
+        return [record["loss"] for record in self.records]
+
+    def load(self) -> None:
+        """Base model, caches, adapter, optimizer; then the state of the earlier run, if there is one."""
+        config = self.config
+        pipe = load_base(config.base_model, config.vae, DTYPES[config.mixed_precision])
+        check_size(pipe, config.resolution, "--resolution")
+        self.adapter: Adapter = stages.install(self.stage, pipe.unet, config.base_model)
+        pipe.to(self.accelerator.device)
+        self.adapter.to(self.accelerator.device)
+        self.cache: Cache = prepare(pipe, self.stage.pictures, self.stage.prompts)
+        self.is_target = self.stage.is_target.to(self.accelerator.device)
+        self.alphas_cumprod: Tensor = pipe.scheduler.alphas_cumprod.to(self.accelerator.device, torch.float32)
+        self.prediction_type: str = pipe.scheduler.config.prediction_type
+        self.preview_prompts = [config.preview_prompt or _preview_prompt(config)]
+        self.embeddings = encode_guided(pipe, self.preview_prompts, None) if config.preview_every else None
+        free(pipe, keep_vae=bool(config.preview_every))
+        self.pipe = pipe
+        if config.gradient_checkpointing:
+            pipe.unet.enable_gradient_checkpointing()
+        self.named = {
+            f"{half}/{layer}": parameter
+            for half in HALVES
+            for layer, parameter in zip(self.adapter.layers, self.adapter.parameters_of(half), strict=True)
+        }
+        self.parameters = list(self.named.values())
+        self.optimizer = self.accelerator.prepare_optimizer(
+            stages.optimizer(self.stage, config, self.adapter)
+        )
+        if self.step:
+            unpack(self._tensors, self._meta, self.named, self.optimizer, self.accelerator.scaler)
+        self.schedule = get_scheduler(
+            config.lr_schedule,
+            self.optimizer,
+            num_warmup_steps=0,
+            num_training_steps=config.steps,
+            last_epoch=self.step - 1,
+        )
+        if self.main:
+            self._start_log()
+
+    def micro_step(self, index: int) -> Tensor:
+        """One pass of all rows and its gradients. -> (3,): loss, target term, partner term of Eq. 12."""
+        config, device = self.config, self.accelerator.device
+        number = self.step * config.gradient_accumulation + index
+        number = number * self.accelerator.num_processes + self.accelerator.process_index
+        rows = torch.tensor(self.stage.picked(config.seed, number), device=device)
+        shape, train_timesteps = self.cache.latents.shape[1:], len(self.alphas_cumprod)
+        noise, timesteps = draw(config.seed, number, range(self.stage.rows), shape, train_timesteps)
+        loss, losses = objective(
+            self.denoiser(rows),
+            self.cache.latents[rows],
+            noise.to(device),
+            timesteps.to(device),
+            self.is_target,
+            self.alphas_cumprod,
+            self.prediction_type,
+            config.snr_gamma,
+        )
+        self.accelerator.backward(loss / config.gradient_accumulation)
+        return torch.stack([loss.detach(), losses[self.is_target].mean(), losses[~self.is_target].mean()])
+
+    def denoiser(self, rows: Tensor) -> Callable[[Tensor, Tensor], Tensor]:
+        """The adapted UNet on pictures `rows`, each row's gradient routed to its half (Eq. 12)."""
+        unet, conditioning = self.pipe.unet, self.cache.conditioning(rows)
+        routing = {"content_rows": self.stage.content_rows}
+        return lambda noisy, timesteps: (
+            unet(noisy.to(unet.dtype), timesteps, **conditioning, cross_attention_kwargs=routing).sample
+        )
+
+    def average(self, values: Tensor, stop: bool) -> tuple[float, float, float, bool]:
+        """The three losses over all processes, and whether any of them was told to stop."""
+        flags = torch.cat([values, values.new_tensor([float(stop)])])
+        loss, target, partner, stopped = self.accelerator.reduce(flags, "mean").tolist()
+        return loss, target, partner, stopped > 0
+
+    def average_gradients(self) -> None:
+        """B and D are in no wrapper that would do it: one reduction of all gradients, laid end to end."""
+        if self.accelerator.num_processes == 1:
+            return
+        gradients = [parameter.grad for parameter in self.parameters]
+        flat = self.accelerator.reduce(torch.cat([gradient.flatten() for gradient in gradients]), "mean")
+        for gradient, part in zip(gradients, flat.split([g.numel() for g in gradients]), strict=True):
+            gradient.copy_(part.view_as(gradient))
+
+    def check_finite(self, loss: float) -> None:
+        if loss != loss or loss in (float("inf"), -float("inf")):
+            raise UserError(
+                f"the loss became {loss} at step {self.step + 1}: nothing is saved of it, the last state in "
+                f"{self.folder / 'state'} stays; lower --lr, or use --mixed-precision bf16 or no"
+            )
+
+    def log(self, record: dict[str, float]) -> None:
+        self.records.append(record)
+        if self.main:
+            with (self.folder / "log.jsonl").open("a", encoding="utf-8") as file:
+                file.write(json.dumps(record) + "\n")
+            self.accelerator.log({k: v for k, v in record.items() if k != "step"}, step=int(record["step"]))
+
+    def preview(self) -> None:
+        """Draw the sample pictures; they have seeds of their own and leave the training as it is."""
+        if self.main:
+            pictures = sample(
+                self.pipe,
+                self.preview_prompts,
+                [self.config.seed],
+                size=self.config.resolution,
+                embeddings=self.embeddings,
+            )
+            facts = {"prompt": self.preview_prompts[0], "step": str(self.step + 1)}
+            save_png(self.folder / "previews" / f"step-{self.step + 1:06d}.png", grid(pictures, 1), facts)
+
+    def save_state(self) -> None:
+        """All that the next step depends on."""
+        if self.main:
+            tensors, meta = pack(self.named, self.optimizer, self.accelerator.scaler)
+            save_state(self.folder / "state", self.step + 1, tensors, {"settings": self.settings, **meta})
+
+    def save_result(self) -> None:
+        if self.main:
+            facts = {
+                "base_model": self.config.base_model,
+                "steps": str(self.config.steps),
+                "training_seed": str(self.config.seed),
+                "resolution": str(self.config.resolution),
+            }
+            versions = {f"{name}_version": package_version(name) for name in ("b4m", "torch", "diffusers")}
+            stages.save(
+                self.stage, self.config, self.adapter, self.pipe.unet, self.path, {**facts, **versions}
+            )
+        for tracker in self.accelerator.trackers:
+            tracker.finish()
+        self.accelerator.wait_for_everyone()
+
+    def say(self, line: str) -> None:
+        if self.main:
+            print(line, flush=True)
+
+    def _read_log(self) -> list[dict]:
+        """The log lines up to the state; later ones belong to steps that will be taken again."""
+        try:
+            lines = (self.folder / "log.jsonl").read_text(encoding="utf-8").splitlines()[: self.step]
+            return [json.loads(line) for line in lines]
+        except (OSError, ValueError):
+            return []
+
+    def _start_log(self) -> None:
+        text = "".join(json.dumps(record) + "\n" for record in self.records)
+        write_atomic(
+            self.folder / "log.jsonl", lambda partial: partial.write_text(text, encoding="utf-8") and None
+        )
+        if self.config.tracker != "none":
+            self.accelerator.init_trackers("tensorboard")
+
+
+def _accelerator(config: TrainConfig) -> Accelerator:
+    log_with = None if config.tracker == "none" else config.tracker
+    try:
+        return Accelerator(
+            mixed_precision=config.mixed_precision, log_with=log_with, project_dir=config.output_dir
+        )
+    except (ValueError, ImportError) as error:
+        raise UserError(
+            f"--mixed-precision {config.mixed_precision}, --tracker {config.tracker}: not possible here: "
+            f"{' '.join(str(error).split())[:200]}"
+        ) from error
+
+
+def _preview_prompt(config: TrainConfig) -> str:
+    if config.stage == "second":
+        return config.both_prompt
+    return config.prompt or (config.content_prompt if config.stage == "content" else config.style_prompt)
+
+
+def _due(every: int, step: int) -> bool:
+    return every > 0 and (step + 1) % every == 0

@@ -1,0 +1,167 @@
+"""Fixtures: a random SDXL pipeline of 4 MB, picture folders, a whole run; one CPU thread."""
+
+import gc
+import os
+
+os.environ["HF_HUB_OFFLINE"] = "1"  # a test must never wait for a network
+
+import numpy as np
+import pytest
+import torch
+from diffusers import AutoencoderKL, EulerDiscreteScheduler, StableDiffusionXLPipeline, UNet2DConditionModel
+from PIL import Image
+from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer
+
+from b4m.config import TrainConfig, resolve
+from b4m.train import train
+
+torch.set_num_threads(1)
+gc.collect()
+gc.freeze()  # the libraries' million objects need not be looked through at every collection of a test
+
+SIZE = 16  # pixels; the tiny VAE halves them, so latents are 8 x 8
+WORDS = ("a", "photo", "of", "snq", "bear", "picture", "in", "style", "w", "@", "z", "yarn", "house", "chalk")
+
+
+def tiny_tokenizer() -> CLIPTokenizer:
+    """A CLIP tokenizer with one token per letter, and one per word of WORDS."""
+    letters = [chr(code) for code in range(33, 127)]
+    vocab = ["<|startoftext|>", "<|endoftext|>", *letters, *(letter + "</w>" for letter in letters)]
+    merges = []
+    for word in WORDS:
+        pieces = [*word[:-1], word[-1] + "</w>"]
+        while len(pieces) > 1:
+            pair = (pieces[0], pieces[1])
+            pieces = ["".join(pair), *pieces[2:]]
+            if pieces[0] not in vocab:
+                vocab.append(pieces[0])
+                merges.append(pair)
+    return CLIPTokenizer({token: index for index, token in enumerate(vocab)}, merges, model_max_length=16)
+
+
+def tiny_text_config(tokenizer: CLIPTokenizer) -> CLIPTextConfig:
+    return CLIPTextConfig(
+        vocab_size=len(tokenizer),
+        hidden_size=24,
+        intermediate_size=32,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        max_position_embeddings=16,
+        projection_dim=24,
+        bos_token_id=0,
+        eos_token_id=1,
+        pad_token_id=1,
+    )
+
+
+def tiny_pipeline(
+    seed: int = 0, widths: tuple[int, int] = (32, 64), **scheduler
+) -> StableDiffusionXLPipeline:
+    """SDXL in everything but size and skill: random weights, text_time conditioning, cross width 24 + 24."""
+    torch.manual_seed(seed)
+    tokenizer = tiny_tokenizer()
+    text = tiny_text_config(tokenizer)
+    unet = UNet2DConditionModel(
+        sample_size=8,
+        block_out_channels=widths,
+        layers_per_block=1,
+        norm_num_groups=8,
+        cross_attention_dim=48,
+        down_block_types=("CrossAttnDownBlock2D", "CrossAttnDownBlock2D"),
+        up_block_types=("CrossAttnUpBlock2D", "CrossAttnUpBlock2D"),
+        attention_head_dim=(2, 4),
+        use_linear_projection=True,
+        addition_embed_type="text_time",
+        addition_time_embed_dim=8,
+        projection_class_embeddings_input_dim=6 * 8 + 24,
+    )
+    vae = AutoencoderKL(
+        down_block_types=("DownEncoderBlock2D",) * 2,
+        up_block_types=("UpDecoderBlock2D",) * 2,
+        block_out_channels=(8, 8),
+        norm_num_groups=4,
+        latent_channels=4,
+        sample_size=SIZE,
+    )
+    return StableDiffusionXLPipeline(
+        vae,
+        CLIPTextModel(text),
+        CLIPTextModelWithProjection(text),
+        tokenizer,
+        tiny_tokenizer(),
+        unet,
+        EulerDiscreteScheduler(beta_schedule="scaled_linear", **scheduler),
+        add_watermarker=False,
+    )
+
+
+def picture(seed: int, size: tuple[int, int] = (SIZE, SIZE)) -> Image.Image:
+    """A smooth random picture, the same for the same seed."""
+    coarse = np.random.default_rng(seed).integers(0, 256, (4, 4, 3), dtype=np.uint8)
+    return Image.fromarray(coarse).resize(size, Image.Resampling.BILINEAR)
+
+
+@pytest.fixture(scope="session")
+def tiny_base(tmp_path_factory) -> str:
+    """The directory of one tiny random SDXL pipeline."""
+    folder = tmp_path_factory.mktemp("tiny") / "base"
+    tiny_pipeline().save_pretrained(folder)
+    return str(folder)
+
+
+@pytest.fixture(scope="session")
+def folders(tmp_path_factory) -> dict[str, str | tuple[str, ...]]:
+    """Folders as a user has them: a content of 3 pictures, a style of 2, and two partners of either kind."""
+    root = tmp_path_factory.mktemp("pictures")
+    names = {
+        "content": 3,
+        "style": 2,
+        "styles/chalk": 1,
+        "styles/neon": 2,
+        "contents/house": 1,
+        "contents/car": 1,
+    }
+    for group, (name, count) in enumerate(names.items()):
+        (root / name).mkdir(parents=True)
+        for index in range(count):
+            picture(10 * group + index, (SIZE + 4 * index, SIZE)).save(root / name / f"{index}.png")
+    return {
+        "content": str(root / "content"),
+        "style": str(root / "style"),
+        "styles": (str(root / "styles/chalk"), str(root / "styles/neon")),
+        "contents": (str(root / "contents/house"), str(root / "contents/car")),
+    }
+
+
+@pytest.fixture(scope="session")
+def settings(tiny_base, folders):
+    """TrainConfig of a stage on the tiny base, as a function: settings("content", out, steps=3)."""
+
+    def make(stage: str, output_dir, **changes) -> TrainConfig:
+        base = {
+            "base_model": tiny_base,
+            "output_dir": str(output_dir),
+            "resolution": SIZE,
+            "rank": 4,
+            "steps": 3,
+        }
+        if stage == "second":
+            base |= {"content_dir": folders["content"], "style_dir": folders["style"]}
+        else:
+            partners = folders["styles" if stage == "content" else "contents"]
+            base |= {f"{stage}_dir": folders[stage], "partner_dirs": partners}
+        return resolve(TrainConfig, "embedded", stage=stage, **{**base, **changes})
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def trained(settings, tmp_path_factory) -> dict[str, str]:
+    """The files of a whole run on the tiny base, at learning rates that make the effect visible."""
+    root = tmp_path_factory.mktemp("trained")
+    files = {}
+    for stage in ("content", "style"):
+        result = train(settings(stage, root / stage, lr=0.05, partner_lr=0.05))
+        files[f"{stage}_file"] = str(result.path)
+    files["lora_file"] = str(train(settings("second", root / "second", lr=1e-3, **files)).path)
+    return files

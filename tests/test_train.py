@@ -1,0 +1,395 @@
+"""The loop: routing as in Eq. 12, the same file twice, resume bit for bit, nothing lost or half-written."""
+
+import json
+import os
+import signal
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from accelerate.state import AcceleratorState
+
+from b4m import stages
+from b4m import train as module
+from b4m.adapter import HALVES
+from b4m.checkpoint import load_concept, load_lora, load_state
+from b4m.errors import UserError
+from b4m.objective import add_noise, draw, regression_target, row_losses
+from b4m.sdxl import load_base
+from b4m.train import Run, train
+
+
+def loaded(config) -> Run:
+    run = Run(config)
+    run.load()
+    return run
+
+
+def separate_passes(run: Run, number: int) -> dict[str, list[torch.Tensor]]:
+    """Gradients of Eq. 12, one pass per row; target rows to one half, partner rows to the other."""
+    stage, cache = run.stage, run.cache
+    noise, timesteps = draw(run.config.seed, number, range(stage.rows), cache.latents.shape[1:], 1000)
+    target_half = "content" if run.config.stage == "content" else "style"
+    gradients = {}
+    for half in ("content", "style"):
+        total = 0
+        rows = stage.is_target if half == target_half else ~stage.is_target
+        for row in rows.nonzero()[:, 0].tolist():
+            picture = torch.tensor([stage.picked(run.config.seed, number)[row]])
+            x, e, t = cache.latents[picture], noise[[row]], timesteps[[row]]
+            out = run.pipe.unet(
+                add_noise(x, e, t, run.alphas_cumprod), t, **cache.conditioning(picture)
+            ).sample
+            target = regression_target(x, e, t, run.alphas_cumprod, run.prediction_type)
+            total = total + row_losses(out, target)[0] / rows.sum()
+        gradients[half] = torch.autograd.grad(total, run.adapter.parameters_of(half))
+    return gradients
+
+
+@pytest.mark.parametrize("stage", ["content", "style"])
+def test_one_routed_pass_equals_the_separate_passes(stage, settings, tmp_path):
+    run = loaded(settings(stage, tmp_path, target_rows=2, lr=0.05, partner_lr=0.05))
+    for run.step in range(2):  # the second time from halves that are not zero
+        run.optimizer.zero_grad()
+        run.micro_step(0)
+        expected = separate_passes(run, run.step)
+        for half in ("content", "style"):
+            for parameter, gradient in zip(run.adapter.parameters_of(half), expected[half], strict=True):
+                assert gradient.abs().max() > 0
+                assert (parameter.grad - gradient).abs().max() <= 1e-5 * gradient.abs().max()
+        run.optimizer.step()
+
+
+def test_the_content_loss_gives_the_style_half_nothing(settings, tmp_path):
+    """Make the partners' loss vanish: what then reaches D came from the content, and must be exactly zero."""
+    run = loaded(settings("content", tmp_path))
+    run.is_target = torch.ones(run.stage.rows, dtype=torch.bool)
+    run.is_target[-1] = False
+    run.denoiser = partner_free(run.denoiser, run.stage.content_rows)
+    run.micro_step(0)
+    assert all(parameter.grad.any() for parameter in run.adapter.parameters_of("content"))
+    assert not any(parameter.grad.any() for parameter in run.adapter.parameters_of("style"))
+
+
+def partner_free(make, content_rows):
+    def denoiser(rows):
+        inner = make(rows)
+
+        def predict(noisy, timesteps):
+            out = inner(noisy, timesteps)
+            return torch.cat([out[:content_rows], out[content_rows:].detach()])
+
+        return predict
+
+    return denoiser
+
+
+@pytest.mark.parametrize(
+    ("stage", "optimizer"),
+    [
+        ("content", "adamw"),
+        ("style", "adamw"),
+        ("second", "adamw"),
+        ("second", "riemannian-adamw"),
+        ("second", "riemannian-sgd"),
+    ],
+)
+def test_every_optimizer_sees_gradients_and_moves_both_halves(
+    stage, optimizer, settings, trained, tmp_path, monkeypatch
+):
+    files = {k: trained[k] for k in ("content_file", "style_file")} if stage == "second" else {}
+    run = loaded(settings(stage, tmp_path, optimizer=optimizer, **files))
+    before = [parameter.detach().clone() for parameter in run.parameters]
+    seen = []
+    inner = run.optimizer.optimizer
+    step = inner.step
+    monkeypatch.setattr(
+        inner, "step", lambda *args: (seen.append([p.grad.abs().sum() for p in run.parameters]), step())
+    )
+    run.micro_step(0)
+    run.optimizer.step()
+    assert len(seen) == 1 and all(total > 0 for total in seen[0])
+    assert all(not torch.equal(old, new) for old, new in zip(before, run.parameters, strict=True))
+
+
+def test_second_stage_loop_starts_from_the_files_and_sends_every_row_to_both(settings, trained, tmp_path):
+    files = {k: trained[k] for k in ("content_file", "style_file")}
+    run = loaded(settings("second", tmp_path, **files))
+    for kind in ("content", "style"):
+        tensors = load_concept(trained[f"{kind}_file"]).tensors
+        assert all(torch.equal(tensor, tensors[layer]) for layer, tensor in run.adapter.half(kind).items())
+    run.denoiser = partner_free(run.denoiser, run.config.target_rows)  # content rows alone ...
+    run.micro_step(0)
+    assert all(parameter.grad.any() for parameter in run.parameters)  # ... reach B and D
+
+
+def same_files(one: Path, two: Path) -> bool:
+    return Path(one).read_bytes() == Path(two).read_bytes()
+
+
+@pytest.mark.parametrize("stage", ["content", "second"])
+def test_same_seed_same_file_another_seed_another(stage, settings, trained, tmp_path):
+    files = {k: trained[k] for k in ("content_file", "style_file")} if stage == "second" else {}
+    one = train(settings(stage, tmp_path / "one", **files))
+    torch.manual_seed(123)
+    two = train(settings(stage, tmp_path / "two", **files))
+    other = train(settings(stage, tmp_path / "other", seed=3, **files))
+    assert same_files(one.path, two.path) and one.losses == two.losses
+    assert not same_files(one.path, other.path) and one.losses != other.losses
+
+
+@pytest.mark.parametrize(
+    ("stage", "changes"),
+    [
+        ("content", {"lr_schedule": "cosine", "gradient_accumulation": 2}),
+        ("second", {}),
+        ("second", {"optimizer": "riemannian-sgd", "lr_schedule": "linear"}),
+    ],
+)
+@pytest.mark.parametrize("number", [signal.SIGTERM])
+def test_stopped_and_continued_is_the_run_that_was_not(
+    stage, changes, number, settings, trained, tmp_path, monkeypatch
+):
+    files = {k: trained[k] for k in ("content_file", "style_file")} if stage == "second" else {}
+    whole = train(settings(stage, tmp_path / "whole", steps=4, **files, **changes))
+    config = settings(stage, tmp_path / "parts", steps=4, **files, **changes)
+    micro_step = Run.micro_step
+
+    def interrupted(self, index):
+        if self.step == 1 and index == 0:
+            os.kill(os.getpid(), number)
+        return micro_step(self, index)
+
+    monkeypatch.setattr(Run, "micro_step", interrupted)
+    with pytest.raises(SystemExit) as stopped:
+        train(config)
+    monkeypatch.undo()
+    assert stopped.value.code == 128 + number
+    assert (
+        load_state(tmp_path / "parts/state")[0] == 2 and not (tmp_path / "parts" / whole.path.name).exists()
+    )
+    assert signal.getsignal(number) is signal.SIG_DFL
+    continued = train(config)
+    assert same_files(whole.path, continued.path) and whole.losses == continued.losses
+    logs = [(tmp_path / name / "log.jsonl").read_text() for name in ("whole", "parts")]
+    assert logs[0] == logs[1] and len(logs[0].splitlines()) == 4
+
+
+def test_a_crash_goes_back_to_the_last_state(settings, tmp_path, monkeypatch):
+    whole = train(settings("style", tmp_path / "whole", steps=4))
+    config = settings("style", tmp_path / "parts", steps=4, checkpoint_every=2)
+    log = Run.log
+    monkeypatch.setattr(Run, "log", lambda self, record: (log(self, record), record["step"] == 3 and 1 / 0))
+    with pytest.raises(ZeroDivisionError):
+        train(config)
+    monkeypatch.undo()
+    assert len((tmp_path / "parts/log.jsonl").read_text().splitlines()) == 3  # step 3 will be taken again
+    continued = train(config)
+    assert same_files(whole.path, continued.path)
+    assert [json.loads(line)["step"] for line in (tmp_path / "parts/log.jsonl").read_text().splitlines()] == [
+        1,
+        2,
+        3,
+        4,
+    ]
+
+
+def test_a_finished_run_is_left_alone(settings, tmp_path, capsys, monkeypatch):
+    config = settings("content", tmp_path / "run")
+    first = train(config)
+    stamp = first.path.stat().st_mtime_ns
+    capsys.readouterr()
+    monkeypatch.setattr(module, "load_base", None)  # not even the base is loaded
+    again = train(config)
+    assert "finished before" in capsys.readouterr().out
+    assert (
+        again.losses == first.losses and again.path == first.path and first.path.stat().st_mtime_ns == stamp
+    )
+
+
+@pytest.mark.parametrize(
+    ("change", "named"),
+    [
+        ({"rank": 8}, "rank 4, now it is 8"),
+        ({"lr": 0.5}, "lr"),
+        ({"steps": 4}, "steps"),
+        ({"seed": 1}, "seed"),
+        ({"prompt": "x"}, "prompt"),
+        ({"target_rows": 1}, "target-rows"),
+        ({"content_dir": "styles"}, "pictures"),
+        ({"weight_decay": 0.5}, "weight-decay"),
+        ({"snr_gamma": 5.0}, "snr-gamma"),
+        ({"fit": "pad"}, "fit"),
+    ],
+)
+def test_other_settings_refuse_to_continue(change, named, settings, folders, tmp_path_factory, tmp_path):
+    if "content_dir" in change:
+        change = {"content_dir": folders["styles"][0]}
+    run = started(settings, tmp_path_factory)
+    with pytest.raises(UserError, match=named):
+        train(settings("content", run, **change))
+
+
+_STARTED = []
+
+
+def started(settings, factory) -> Path:
+    """One folder with a run in it, for all the refusals."""
+    if not _STARTED:
+        _STARTED.append(factory.mktemp("started"))
+        train(settings("content", _STARTED[0]))
+    return _STARTED[0]
+
+
+def test_settings_that_do_not_matter_may_change(settings, folders, tmp_path_factory):
+    moved = {"preview_every": 1, "checkpoint_every": 1, "gradient_checkpointing": True}
+    assert train(settings("content", started(settings, tmp_path_factory), **moved)).seconds == 0
+
+
+def test_a_loss_that_is_not_finite_stops_and_keeps_the_last_state(settings, tmp_path, monkeypatch):
+    config = settings("content", tmp_path, steps=5, checkpoint_every=2)
+    average = Run.average
+    monkeypatch.setattr(
+        Run,
+        "average",
+        lambda self, values, stop: average(self, values * (float("nan") if self.step == 3 else 1), stop),
+    )
+    with pytest.raises(UserError, match="nan at step 4"):
+        train(config)
+    step, tensors, _ = load_state(tmp_path / "state")
+    assert step == 2 and all(torch.isfinite(tensor).all() for tensor in tensors.values())
+    assert not (tmp_path / "content.safetensors").exists()
+
+
+def test_a_gpu_that_is_too_small_is_told_in_one_line(settings, tmp_path, monkeypatch):
+    def full(self, index):
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    monkeypatch.setattr(Run, "micro_step", full)
+    with pytest.raises(UserError, match="--gradient-checkpointing"):
+        train(settings("content", tmp_path))
+
+
+def test_previews_are_drawn_and_leave_the_training_as_it_is(settings, tmp_path):
+    plain = train(settings("content", tmp_path / "plain"))
+    drawn = train(settings("content", tmp_path / "drawn", preview_every=2))
+    assert same_files(plain.path, drawn.path)
+    assert [path.name for path in (tmp_path / "drawn/previews").iterdir()] == ["step-000002.png"]
+
+
+def test_only_b_and_d_change(settings, tmp_path):
+    run = loaded(settings("content", tmp_path, lr=0.1, partner_lr=0.1, weight_decay=0.5))
+    learnable = {id(parameter) for parameter in run.parameters}
+    frozen = [t for t in [*run.pipe.unet.parameters(), *run.pipe.unet.buffers()] if id(t) not in learnable]
+    frozen += [t for layer in run.adapter.layers.values() for t in (layer.A, layer.C)]
+    before = [tensor.clone() for tensor in frozen]
+    for run.step in range(3):
+        run.optimizer.zero_grad()
+        run.micro_step(0)
+        run.optimizer.step()
+    assert all(torch.equal(old, new) for old, new in zip(before, frozen, strict=True))
+
+
+def test_training_frees_all_but_the_unet(settings, tmp_path):
+    run = loaded(settings("content", tmp_path))
+    assert run.pipe.text_encoder is None and run.pipe.text_encoder_2 is None and run.pipe.vae is None
+
+
+def test_accumulation_averages_the_passes(settings, tmp_path):
+    run = loaded(settings("content", tmp_path, gradient_accumulation=2))
+    single = loaded(settings("content", tmp_path / "x", gradient_accumulation=1))
+    for index in range(2):
+        run.micro_step(index)
+        single.step = index
+        single.micro_step(0)
+    for two, one in zip(run.parameters, single.parameters, strict=True):
+        torch.testing.assert_close(two.grad, one.grad / 2)
+
+
+@pytest.fixture
+def new_precision():
+    """accelerate keeps one precision per process, unless it is told to forget it."""
+    AcceleratorState._reset_state(reset_partial_state=True)
+    yield
+    AcceleratorState._reset_state(reset_partial_state=True)
+
+
+def gradient(run: Run) -> torch.Tensor:
+    run.micro_step(0)
+    assert all(parameter.dtype == parameter.grad.dtype == torch.float32 for parameter in run.parameters)
+    return torch.cat([parameter.grad.flatten() for parameter in run.parameters])
+
+
+def test_gradient_checkpointing_changes_nothing(settings, tmp_path):
+    plain = gradient(loaded(settings("content", tmp_path / "a")))
+    run = loaded(settings("content", tmp_path / "b", gradient_checkpointing=True))
+    assert run.pipe.unet.is_gradient_checkpointing
+    torch.testing.assert_close(gradient(run), plain)
+
+
+def test_bfloat16_trains_the_same_thing(new_precision, settings, tiny_base, tmp_path):
+    run = loaded(settings("content", tmp_path, mixed_precision="bf16"))
+    assert run.pipe.unet.dtype == torch.bfloat16
+    rough = gradient(run)
+    run.pipe = load_base(tiny_base)
+    run.adapter = stages.install(run.stage, run.pipe.unet, tiny_base)
+    run.parameters = [p for half in HALVES for p in run.adapter.parameters_of(half)]
+    run.cache = replace(
+        run.cache,
+        hidden=run.cache.hidden.float(),
+        pooled=run.cache.pooled.float(),
+        time_ids=run.cache.time_ids.float(),
+    )
+    exact = gradient(run)
+    assert (rough - exact).norm() <= 0.1 * exact.norm()
+
+
+def test_log_and_result(settings, tmp_path, capsys):
+    result = train(settings("content", tmp_path, steps=2))
+    records = [json.loads(line) for line in (tmp_path / "log.jsonl").read_text().splitlines()]
+    assert [record["step"] for record in records] == [1, 2]
+    assert [record["loss"] for record in records] == result.losses
+    assert all(abs(r["loss"] - r["target_loss"] - r["partner_loss"]) < 1e-5 for r in records)
+    assert result.seconds > 0 and result.peak_mb > 10
+    last = capsys.readouterr().out.splitlines()[-1]
+    assert str(result.path) in last and " MB" in last and " s," in last
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"base_model": "/nowhere/base"},
+        {"content_dir": "/nowhere/pictures"},
+        {"resolution": 18},
+        {"vae": "/nowhere/vae"},
+    ],
+)
+def test_bad_input_writes_nothing(changes, settings, tmp_path):
+    with pytest.raises(UserError):
+        train(settings("content", tmp_path / "out", **changes))
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_file_in_place_of_the_folder_is_refused(settings, tmp_path):
+    (tmp_path / "out").write_text("mine")
+    with pytest.raises(UserError, match="--output-dir"):
+        train(settings("content", tmp_path / "out"))
+    assert (tmp_path / "out").read_text() == "mine"
+
+
+def test_the_fused_file_is_finite_and_differs_from_its_start(trained):
+    layers, _ = load_lora(trained["lora_file"])
+    B = load_concept(trained["content_file"]).tensors
+    assert all(not torch.equal(up[-len(B[layer]) :], B[layer]) for layer, (up, _) in layers.items())
+
+
+def test_a_state_of_another_version_of_the_file_is_not_mixed_in(settings, trained, tmp_path):
+    """The concept files are compared by what they hold, not by their names."""
+    config = settings(
+        "second", tmp_path / "second", content_file=trained["content_file"], style_file=trained["style_file"]
+    )
+    train(config)
+    other = train(settings("content", tmp_path / "content", seed=5))
+    with pytest.raises(UserError, match="content-file"):
+        train(replace(config, content_file=str(other.path)))
