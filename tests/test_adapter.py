@@ -470,6 +470,14 @@ def test_unet_hash_is_of_the_architecture(base, tmp_path):
     base.save_pretrained(tmp_path)
     assert unet_hash(UNet2DConditionModel.from_pretrained(tmp_path)) == unet_hash(base)
     assert unet_hash(tiny_unet(sample_size=16)) == unet_hash(base)
-    assert unet_hash(tiny_unet(act_fn="silu")) == unet_hash(base), "a setting at its default does not count"
+    later = copy.deepcopy(base)
+    later.register_to_config(setting_of_a_later_release=None)
+    assert unet_hash(later) == unet_hash(base), "a setting at its default does not count"
+    types = ("CrossAttnDownBlock2D",) * 3 + ("DownBlock2D",)  # the default, which a file gives as a list
+    hashes = set()
+    for value in (types, list(types)):
+        later.register_to_config(down_block_types=value)
+        hashes.add(unet_hash(later))
+    assert len(hashes) == 1 and unet_hash(base) not in hashes
     for change in ({"cross_attention_dim": 32}, {"attention_head_dim": (4, 4)}, {"in_channels": 8}):
         assert unet_hash(tiny_unet(**change)) != unet_hash(base)

@@ -55,7 +55,7 @@ def test_hundred_steps_equal_the_slow_reference(cls, damping, weight_decay, lr):
     pairs = parameters(layers)
     # Given gradients, not those of a loss: near its minimum Adam turns a rounding error into a whole step.
     gradients = [problem(seed=step)[0] for step in range(1, 101)]
-    more = {"betas": (0.8, 0.95), "eps": 1e-6} if cls is RiemannianAdamW else {}
+    more = {"betas": (0.8, 0.95), "eps": 1e-2} if cls is RiemannianAdamW else {}
     optimizer = cls(pairs, lr=lr, damping=damping, weight_decay=weight_decay, **more)
     for step in gradients:
         for pair, given in zip(pairs, step, strict=True):

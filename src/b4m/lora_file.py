@@ -121,10 +121,6 @@ def split_lora(layers: Pairs, spec: BasisSpec) -> tuple[dict[str, Tensor], dict[
     content, style = {}, {}
     for layer, (up, down) in layers.items():
         m, n = up.shape[0], down.shape[1]
-        if up.shape[1] != spec.rank:
-            raise UserError(
-                f"{layer}: rank {up.shape[1]}, but rank {spec.rank} in {spec}; give the file's own basis"
-            )
         wanted = basis(spec, layer, m, n)
         found_a, content[layer], found_c, style[layer] = split(up, down, *frozen_sizes(m, n, spec.ratio))
         for name, found, frozen in (("A", found_a, wanted[0]), ("C", found_c, wanted[1])):
