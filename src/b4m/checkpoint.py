@@ -25,7 +25,7 @@ __all__ = [
 FORMAT = "1"  # of concept files; a reader refuses what it does not know
 HALVES = {"content": "B", "style": "D"}  # Sec. 4.2: B in the up projection, D in the down
 LAYERS = ("square", "all")
-_OWN = ("format", "kind", "seed", "rank", "ratio", "basis", "layers", "unet_hash", "sha256")
+_OWN = ("format", "kind", "seed", "rank", "ratio", "basis", "scale", "layers", "unet_hash", "sha256")
 
 
 @dataclass(frozen=True, eq=False)
@@ -97,6 +97,7 @@ def check_pair(content: Concept, style: Concept) -> None:
         ("rank", content.spec.rank, style.spec.rank),
         ("ratio", content.spec.ratio, style.spec.ratio),
         ("basis kind", content.spec.kind, style.spec.kind),
+        ("basis scale", content.spec.scale, style.spec.scale),
         ("layers", content.layers, style.layers),
         ("UNet hash", content.unet_hash, style.unet_hash),
     ]

@@ -101,6 +101,12 @@ class TrainConfig:
     basis: str = setting(
         "how the frozen parts are made", "exact", choices=("exact", "random", "reference"), stages=_ONE
     )
+    basis_scale: float = setting(
+        "size of the frozen parts: larger keeps content and style further apart; divide the learning rates by it",
+        1.0,
+        low=1e-6,
+        stages=_ONE,
+    )
     basis_seed: int = setting(
         "seed of the frozen parts: a content and a style compose only when theirs agree",
         0,

@@ -45,20 +45,21 @@ def spec_metadata(spec: BasisSpec) -> dict[str, str]:
         "b4m.rank": str(spec.rank),
         "b4m.ratio": repr(float(spec.ratio)),
         "b4m.basis": spec.kind,
+        "b4m.scale": repr(float(spec.scale)),
     }
 
 
 def read_spec(where: str, metadata: Mapping[str, str]) -> BasisSpec | None:
     """The basis in a file's metadata; None where it names none. UserError, led by `where`, if damaged."""
-    found = [metadata.get(f"b4m.{name}") for name in ("seed", "rank", "ratio", "basis")]
+    found = [metadata.get(f"b4m.{name}") for name in ("seed", "rank", "ratio", "basis", "scale")]
     if all(value is None for value in found):
         return None
     try:
-        seed, rank, ratio, kind = found
-        return BasisSpec(seed=int(seed), rank=int(rank), ratio=float(ratio), kind=kind)
+        seed, rank, ratio, kind, scale = found
+        return BasisSpec(int(seed), int(rank), float(ratio), kind, float(scale))
     except (TypeError, ValueError, UserError) as error:
         raise UserError(
-            f"{where}: its basis (seed, rank, ratio, basis: {found}) cannot be read; get the file again"
+            f"{where}: its basis (seed, rank, ratio, basis, scale: {found}) cannot be read; get the file again"
         ) from error
 
 

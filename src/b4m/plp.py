@@ -32,6 +32,8 @@ class BasisSpec:
     """What, with a layer's name and widths, determines the frozen A and C. Halves compose if theirs agree.
 
     kind: "exact" (A C = 0); for comparison "random" (the paper's "w/o Orth"), "reference" (published code).
+    scale: multiplies A and C. A D and B C grow with it and B D does not: the larger it is, with learning rates
+        divided by it, the less a content and a style that were trained apart disturb each other when composed.
     Raises UserError for a value out of range.
     """
 
@@ -39,6 +41,7 @@ class BasisSpec:
     rank: int = 64  # r
     ratio: float = 0.5  # share of frozen rows and columns, d/m and d/n
     kind: str = "exact"
+    scale: float = 1.0  # 1: orthonormal factors, the size of the published initialisation
 
     def __post_init__(self) -> None:
         if self.kind not in KINDS:
@@ -50,6 +53,8 @@ class BasisSpec:
             raise UserError(f"rank {self.rank!r}: the {self.kind} basis needs a whole number >= {least}")
         if not isinstance(self.ratio, (int, float)) or not 0 <= self.ratio <= 1:
             raise UserError(f"ratio {self.ratio!r}: must lie between 0 and 1 (the paper's choice is 0.5)")
+        if not isinstance(self.scale, (int, float)) or not 0 < self.scale < math.inf:
+            raise UserError(f"basis scale {self.scale!r}: must be above 0 (1 leaves the factors orthonormal)")
 
 
 def frozen_sizes(m: int, n: int, ratio: float) -> tuple[int, int]:
@@ -83,7 +88,7 @@ def basis(spec: BasisSpec, layer: str, m: int, n: int) -> tuple[Tensor, Tensor]:
     else:
         Q = _orthonormal(d_out + d_in, r, key + "AC")
         A, C = Q[:d_out], Q[d_out:].T
-    return _float32(A), _float32(C)
+    return _float32(spec.scale * A), _float32(spec.scale * C)
 
 
 def delta_weight(A: Tensor, B: Tensor, C: Tensor, D: Tensor, kind: str) -> Tensor:

@@ -127,7 +127,7 @@ def gather(config: TrainConfig) -> Stage:
         sources.append(Source(kind, partner, indices, 1 if partner else config.target_rows))
         pictures += found
         prompts += [picture.caption or prompt for picture in found]
-    spec = BasisSpec(seed=config.basis_seed, rank=config.rank, ratio=config.ratio, kind=config.basis)
+    spec = BasisSpec(config.basis_seed, config.rank, config.ratio, config.basis, config.basis_scale)
     layers = config.layers
     if concepts:
         spec, layers = concepts["content"].spec, concepts["content"].layers
