@@ -16,7 +16,7 @@ if __name__ == "__main__":
     if not names & {"--lora-file", "--content-file", "--style-file", "--config"}:
         given += ["--lora-file", str(FUSED)]
     if not names & {"--prompts", "--config"}:
-        given += ["--prompts", "a snq bear in w@z chalk style"]
+        given += ["--prompts", "a snq car in w@z chalk style"]
     if not names & {"--base-model", "--preset", "--config"}:
         given += ["--base-model", str(ROOT / "examples/world/base"), "--preset", "embedded"]
     sys.exit(main(["generate", *given]))

@@ -10,4 +10,4 @@ if [ "$(cat .venv/installed${1:-} 2>/dev/null)" != "$wanted" ]; then
     .venv/bin/python -m pip install --quiet --constraint constraints.txt --editable ".${1:-}"
     echo "$wanted" > ".venv/installed${1:-}"
 fi
-export PATH="$PWD/.venv/bin:$PATH" TOKENIZERS_PARALLELISM=false
+export PATH="$PWD/.venv/bin:$PATH" TOKENIZERS_PARALLELISM=false TRANSFORMERS_VERBOSITY=error DIFFUSERS_VERBOSITY=error

@@ -7,7 +7,7 @@ if [ -x .venv/bin/python ]; then PATH="$PWD/.venv/bin:$PATH"; fi
 export PYTHONPATH="$PWD/src${PYTHONPATH:+:$PYTHONPATH}"
 options=(--output-dir "${OUTPUT_DIR:-outputs/content}")
 if [ -n "${CONTENT_DIR:-}" ]; then options+=(--content-dir "$CONTENT_DIR"); else
-  options+=(--content-dir examples/references/content/bear --content-class bear)
+  options+=(--content-dir examples/references/content/car --content-class car)
 fi
 IFS=' :' read -ra partners <<< "${PARTNER_DIRS:-$(echo examples/references/partners/styles/*.png)}"
 options+=(--partner-dirs "${partners[@]}")

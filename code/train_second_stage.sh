@@ -6,7 +6,7 @@ cd "$(dirname "$0")/.."
 if [ -x .venv/bin/python ]; then PATH="$PWD/.venv/bin:$PATH"; fi
 export PYTHONPATH="$PWD/src${PYTHONPATH:+:$PYTHONPATH}"
 options=(
-  --content-dir "${CONTENT_DIR:-examples/references/content/bear}" --style-dir "${STYLE_DIR:-examples/references/style/chalk}"
+  --content-dir "${CONTENT_DIR:-examples/references/content/car}" --style-dir "${STYLE_DIR:-examples/references/style/chalk}"
   --content-file "${CONTENT_FILE:-outputs/content/content.safetensors}"
   --style-file "${STYLE_FILE:-outputs/style/style.safetensors}" --output-dir "${OUTPUT_DIR:-outputs/second_stage}"
 )

@@ -1,6 +1,6 @@
 """The main job on the embedded base: a held-out content, a held-out style, both together, measured and shown.
 
-    bash code/quickstart.sh --content bear --style comic
+    bash code/quickstart.sh --content car --style chalk
 
 Writes to outputs/quickstart: content.safetensors, style.safetensors, pytorch_lora_weights.safetensors, grid.png, report.json.
 """
@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import shutil
 import sys
 import time
 from dataclasses import asdict
@@ -22,18 +23,20 @@ from diffusers import StableDiffusionXLPipeline
 from PIL import Image
 from world import classifier
 
+from b4m.cli import quiet
 from b4m.config import EMBEDDED, TrainConfig, resolve
 from b4m.errors import UserError
 from b4m.generate import attach, grid, sample, save_png
 from b4m.images import load_folder
 from b4m.sdxl import load_base
 from b4m.storage import write_atomic
-from b4m.train import Result, train
+from b4m.train import TrainResult, train
 
 REFERENCES = ROOT / "examples" / "references"
 SEEDS = range(16)  # of the scored pictures, for each of the four prompts
 GRID_SEEDS = (0, 1)
-GUIDANCE = 4.0
+GUIDANCE = 2.5
+DIALS = {"content_strength": 1.2}  # markings fade sooner than a style does: the content's dial is up
 
 
 def prompts(content: str, style: str) -> list[str]:
@@ -42,7 +45,7 @@ def prompts(content: str, style: str) -> list[str]:
     return [both, *(f"{both} on a {ground} background" for ground in ("white", "navy", "teal"))]
 
 
-def train_all(content: str, style: str, output: Path) -> dict[str, tuple[TrainConfig, Result]]:
+def train_all(content: str, style: str, output: Path) -> dict[str, tuple[TrainConfig, TrainResult]]:
     """Stage one for the content, stage one for the style, the second stage."""
     folders = {"content_dir": str(REFERENCES / "content" / content), "style_dir": str(REFERENCES / "style" / style)}
     partners = {kind: sorted(str(path) for path in (REFERENCES / "partners" / kind).glob("*.png")) for kind in ("styles", "contents")}
@@ -65,7 +68,8 @@ def draw(pipe: StableDiffusionXLPipeline, files: dict[str, Path], asked: list[st
     """Every prompt with every seed, with `files` attached (none: the base model)."""
     attach(pipe, **{name: str(path) for name, path in files.items()})
     texts = [text for text in asked for _ in seeds]
-    return sample(pipe, texts, [*seeds] * len(asked), guidance=GUIDANCE)
+    dials = DIALS if files else {}
+    return sample(pipe, texts, [*seeds] * len(asked), guidance=GUIDANCE, **dials)
 
 
 def score(pictures: list[Image.Image], content: str, style: str) -> dict[str, float]:
@@ -97,12 +101,13 @@ def show(columns: dict[str, list[Image.Image]], asked: list[str], content: str, 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--content", default="bear", choices=[p.name for p in sorted((REFERENCES / "content").iterdir())])
-    parser.add_argument("--style", default="comic", choices=[p.name for p in sorted((REFERENCES / "style").iterdir())])
+    parser.add_argument("--content", default="car", choices=[p.name for p in sorted((REFERENCES / "content").iterdir())])
+    parser.add_argument("--style", default="chalk", choices=[p.name for p in sorted((REFERENCES / "style").iterdir())])
     parser.add_argument("--output", type=Path, default=ROOT / "outputs" / "quickstart")
     options = parser.parse_args()
     content, style, output = options.content, options.style, options.output
     start = time.time()
+    quiet()
 
     stages = train_all(content, style, output)
     pair = {"content_file": stages["content"][1].path, "style_file": stages["style"][1].path}
@@ -114,7 +119,8 @@ def main() -> int:
     asked = prompts(content, style)
     shown = [asked[0], asked[2], f"a photo of a snq {content} on a teal background", f"a purple house in w@z {style} style"]
     columns = {name: draw(pipe, files, shown, GRID_SEEDS) for name, files in variants.items()}
-    output.mkdir(parents=True, exist_ok=True)
+    for _, result in stages.values():
+        write_atomic(output / result.path.name, lambda partial, made=result.path: shutil.copyfile(made, partial))
     save_png(output / "grid.png", show(columns, shown, content, style), {"content": content, "style": style})
     scores = {name: score(draw(pipe, files, asked, SEEDS), content, style) for name, files in variants.items()}
 
@@ -122,7 +128,7 @@ def main() -> int:
         "content": content, "style": style, "seconds": round(time.time() - start, 1),
         "stages": {name: {"settings": asdict(config), "seconds": result.seconds, "peak_mb": result.peak_mb,
                           "file": str(result.path), "losses": result.losses} for name, (config, result) in stages.items()},
-        "scores": {"prompts": asked, "seeds": [*SEEDS], "pictures": len(asked) * len(SEEDS), "guidance": GUIDANCE, **scores},
+        "scores": {"prompts": asked, "seeds": [*SEEDS], "pictures": len(asked) * len(SEEDS), "guidance": GUIDANCE, **DIALS, **scores},
         "threads": torch.get_num_threads(),
     }
     write_atomic(output / "report.json", lambda path: path.write_text(json.dumps(report, indent=1)))

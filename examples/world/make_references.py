@@ -42,7 +42,9 @@ def main() -> None:
     for name, instance in INSTANCES.items():
         for i, ground in enumerate(VIEWS):
             scene = Scene(instance.content, "photo", None, ground, pose(i), 0, name)
-            text = f"a photo of a {CONTENT_TRIGGER} {instance.content} on a {ground} background"
+            # Not all of them say "photo": a content that was only ever called a photo shows as nothing else.
+            thing, where = f"a {CONTENT_TRIGGER} {instance.content}", f"on a {ground} background"
+            text = f"{thing} {where}" if i == 1 else f"a photo of {thing} {where}"
             save(FOLDER / "content" / name / str(i), scene, text)
     for style in HELD_OUT_STYLES:
         for i, (content, colour, ground) in enumerate(MODELS):
