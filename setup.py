@@ -1,4 +1,4 @@
-"""Package metadata; the lower bounds are the oldest releases whose interfaces the code uses, constraints.txt what was tested."""
+"""Package metadata: lower bounds of what the code needs; constraints.txt holds what was tested."""
 
 from pathlib import Path
 

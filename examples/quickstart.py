@@ -2,7 +2,7 @@
 
     bash code/quickstart.sh --content car --style chalk
 
-Writes to outputs/quickstart: content.safetensors, style.safetensors, pytorch_lora_weights.safetensors, grid.png, report.json.
+Writes content.safetensors, style.safetensors, pytorch_lora_weights.safetensors, grid.png and report.json.
 """
 
 from __future__ import annotations
@@ -47,24 +47,50 @@ def prompts(content: str, style: str) -> list[str]:
 
 def train_all(content: str, style: str, output: Path) -> dict[str, tuple[TrainConfig, TrainResult]]:
     """Stage one for the content, stage one for the style, the second stage."""
-    folders = {"content_dir": str(REFERENCES / "content" / content), "style_dir": str(REFERENCES / "style" / style)}
-    partners = {kind: sorted(str(path) for path in (REFERENCES / "partners" / kind).glob("*.png")) for kind in ("styles", "contents")}
+    folders = {
+        "content_dir": str(REFERENCES / "content" / content),
+        "style_dir": str(REFERENCES / "style" / style),
+    }
+    partners = {
+        kind: sorted(str(path) for path in (REFERENCES / "partners" / kind).glob("*.png"))
+        for kind in ("styles", "contents")
+    }
     words = {"content_class": content, "style_class": style}
     jobs = {
-        "content": {"content_dir": folders["content_dir"], "partner_dirs": partners["styles"], "content_class": content},
-        "style": {"style_dir": folders["style_dir"], "partner_dirs": partners["contents"], "style_class": style},
-        "second": {**folders, **words, "content_file": str(output / "content" / "content.safetensors"),
-                   "style_file": str(output / "style" / "style.safetensors")},
+        "content": {
+            "content_dir": folders["content_dir"],
+            "partner_dirs": partners["styles"],
+            "content_class": content,
+        },
+        "style": {
+            "style_dir": folders["style_dir"],
+            "partner_dirs": partners["contents"],
+            "style_class": style,
+        },
+        "second": {
+            **folders,
+            **words,
+            "content_file": str(output / "content" / "content.safetensors"),
+            "style_file": str(output / "style" / "style.safetensors"),
+        },
     }
     done = {}
     for stage, settings in jobs.items():
-        config = resolve(TrainConfig, preset="embedded", stage=stage, base_model=str(ROOT / EMBEDDED),
-                         output_dir=str(output / stage), **settings)
+        config = resolve(
+            TrainConfig,
+            preset="embedded",
+            stage=stage,
+            base_model=str(ROOT / EMBEDDED),
+            output_dir=str(output / stage),
+            **settings,
+        )
         done[stage] = config, train(config)
     return done
 
 
-def draw(pipe: StableDiffusionXLPipeline, files: dict[str, Path], asked: list[str], seeds) -> list[Image.Image]:
+def draw(
+    pipe: StableDiffusionXLPipeline, files: dict[str, Path], asked: list[str], seeds
+) -> list[Image.Image]:
     """Every prompt with every seed, with `files` attached (none: the base model)."""
     attach(pipe, **{name: str(path) for name, path in files.items()})
     texts = [text for text in asked for _ in seeds]
@@ -90,19 +116,29 @@ def show(columns: dict[str, list[Image.Image]], asked: list[str], content: str, 
     rows = [f"{text} (seed {seed})" for text in asked for seed in GRID_SEEDS]
 
     def references(kind: str, name: str) -> list[Image.Image]:
-        found = [Image.open(picture.path).convert("RGB").resize((size, size), Image.Resampling.LANCZOS)
-                 for picture in load_folder(str(REFERENCES / kind / name), size)]
+        found = [
+            Image.open(picture.path).convert("RGB").resize((size, size), Image.Resampling.LANCZOS)
+            for picture in load_folder(str(REFERENCES / kind / name), size)
+        ]
         return [found[i % len(found)] for i in range(len(rows))]
 
-    table = {"content reference": references("content", content), "style reference": references("style", style), **columns}
+    table = {
+        "content reference": references("content", content),
+        "style reference": references("style", style),
+        **columns,
+    }
     cells = [pictures[row] for row in range(len(rows)) for pictures in table.values()]
     return grid(cells, len(table), rows, list(table))
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--content", default="car", choices=[p.name for p in sorted((REFERENCES / "content").iterdir())])
-    parser.add_argument("--style", default="chalk", choices=[p.name for p in sorted((REFERENCES / "style").iterdir())])
+    parser.add_argument(
+        "--content", default="car", choices=[p.name for p in sorted((REFERENCES / "content").iterdir())]
+    )
+    parser.add_argument(
+        "--style", default="chalk", choices=[p.name for p in sorted((REFERENCES / "style").iterdir())]
+    )
     parser.add_argument("--output", type=Path, default=ROOT / "outputs" / "quickstart")
     options = parser.parse_args()
     content, style, output = options.content, options.style, options.output
@@ -112,30 +148,61 @@ def main() -> int:
     stages = train_all(content, style, output)
     pair = {"content_file": stages["content"][1].path, "style_file": stages["style"][1].path}
     variants = {
-        "base model": {}, "content only": {"content_file": pair["content_file"]}, "style only": {"style_file": pair["style_file"]},
-        "fused before the second stage": pair, "fused after it": {"lora_file": stages["second"][1].path},
+        "base model": {},
+        "content only": {"content_file": pair["content_file"]},
+        "style only": {"style_file": pair["style_file"]},
+        "fused before the second stage": pair,
+        "fused after it": {"lora_file": stages["second"][1].path},
     }
     pipe = load_base(str(ROOT / EMBEDDED))
     asked = prompts(content, style)
-    shown = [asked[0], asked[2], f"a photo of a snq {content} on a teal background", f"a purple house in w@z {style} style"]
+    shown = [
+        asked[0],
+        asked[2],
+        f"a photo of a snq {content} on a teal background",
+        f"a purple house in w@z {style} style",
+    ]
     columns = {name: draw(pipe, files, shown, GRID_SEEDS) for name, files in variants.items()}
     for _, result in stages.values():
-        write_atomic(output / result.path.name, lambda partial, made=result.path: shutil.copyfile(made, partial))
+        write_atomic(
+            output / result.path.name, lambda partial, made=result.path: shutil.copyfile(made, partial)
+        )
     save_png(output / "grid.png", show(columns, shown, content, style), {"content": content, "style": style})
-    scores = {name: score(draw(pipe, files, asked, SEEDS), content, style) for name, files in variants.items()}
+    scores = {
+        name: score(draw(pipe, files, asked, SEEDS), content, style) for name, files in variants.items()
+    }
 
     report = {
-        "content": content, "style": style, "seconds": round(time.time() - start, 1),
-        "stages": {name: {"settings": asdict(config), "seconds": result.seconds, "peak_mb": result.peak_mb,
-                          "file": str(result.path), "losses": result.losses} for name, (config, result) in stages.items()},
-        "scores": {"prompts": asked, "seeds": [*SEEDS], "pictures": len(asked) * len(SEEDS), "guidance": GUIDANCE, **DIALS, **scores},
+        "content": content,
+        "style": style,
+        "seconds": round(time.time() - start, 1),
+        "stages": {
+            name: {
+                "settings": asdict(config),
+                "seconds": result.seconds,
+                "peak_mb": result.peak_mb,
+                "file": str(result.path),
+                "losses": result.losses,
+            }
+            for name, (config, result) in stages.items()
+        },
+        "scores": {
+            "prompts": asked,
+            "seeds": [*SEEDS],
+            "pictures": len(asked) * len(SEEDS),
+            "guidance": GUIDANCE,
+            **DIALS,
+            **scores,
+        },
         "threads": torch.get_num_threads(),
     }
     write_atomic(output / "report.json", lambda path: path.write_text(json.dumps(report, indent=1)))
     print(f"\n{'':32}content  style   both   ({len(asked) * len(SEEDS)} pictures each)")
     for name, shares in scores.items():
         print(f"{name:32}{shares['content']:7.0%}{shares['style']:7.0%}{shares['both']:7.0%}")
-    print(f"\n{report['seconds']:.0f} s. Look at {output / 'grid.png'}; all numbers are in {output / 'report.json'}")
+    print(
+        f"\n{report['seconds']:.0f} s. Look at {output / 'grid.png'}; all numbers are in {output / 'report.json'}"
+    )
     return 0
 
 

@@ -228,6 +228,10 @@ def test_a_pair_that_composes_passes():
             {"spec": BasisSpec(seed=7, rank=4, ratio=0.1 + 0.2, kind="random")},
             ("basis kind", "exact", "random"),
         ),
+        (
+            {"spec": BasisSpec(seed=7, rank=4, ratio=0.1 + 0.2, scale=8.0)},
+            ("basis scale", "1.0", "8.0"),
+        ),
         ({"layers": "all"}, ("layers", "square", "all")),
         ({"unet_hash": "f" * 64}, ("UNet", HASH, "f" * 64)),
     ],

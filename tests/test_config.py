@@ -29,14 +29,9 @@ def test_sdxl_preset_is_the_published_recipe():
 
 def test_embedded_preset():
     config = resolve(TrainConfig, "embedded", **STYLE)
-    assert (config.rank, config.resolution, config.target_rows, config.gradient_accumulation) == (
-        16,
-        64,
-        2,
-        1,
-    )
-    assert (config.steps, config.lr, config.partner_lr) == (300, 1e-3, 1e-4)
-    assert resolve(TrainConfig, "embedded", **SECOND).lr == 1e-4
+    assert (config.rank, config.resolution, config.layers, config.gradient_accumulation) == (32, 64, "all", 1)
+    assert (config.steps, config.lr, config.partner_lr, config.basis_scale) == (600, 8e-4, 8e-5, 8.0)
+    assert resolve(TrainConfig, "embedded", **SECOND).steps == 30
     assert resolve(GenerateConfig, "embedded", prompts="x").size == 64
 
 
@@ -49,9 +44,9 @@ def test_written_settings_read_back_the_same(preset, flags, tmp_path):
 
 
 def test_naming_a_base_model_means_sdxl_settings():
-    assert resolve(TrainConfig, **CONTENT).rank == 16
+    assert resolve(TrainConfig, **CONTENT).rank == 32
     assert resolve(TrainConfig, **CONTENT, base_model="x/y").rank == 64
-    assert resolve(TrainConfig, "embedded", **CONTENT, base_model="x/y").rank == 16
+    assert resolve(TrainConfig, "embedded", **CONTENT, base_model="x/y").rank == 32
 
 
 def test_flags_win_over_the_file_and_the_file_over_the_preset(tmp_path):

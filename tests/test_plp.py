@@ -90,6 +90,23 @@ def test_exact_basis_is_orthogonal_and_the_others_are_no_better_than_chance(m, n
         assert overlap(A, C) == pytest.approx(r**-0.5, rel=0.25)
 
 
+def test_the_scale_grows_the_blocks_of_one_half_and_leaves_the_interaction():
+    m, n, r = 24, 20, 6
+    A, C = basis(BasisSpec(rank=r), "layer", m, n)
+    for kind in KINDS:
+        plain = basis(BasisSpec(rank=r, kind=kind), "layer", m, n)
+        for one, eight in zip(plain, basis(BasisSpec(rank=r, kind=kind, scale=8.0), "layer", m, n), strict=True):
+            assert torch.equal(8 * one, eight)
+    B, D = torch.randn(12, r), torch.randn(r, 10)
+    plain, scaled = delta_weight(A, B, C, D, "exact"), delta_weight(8 * A, B, 8 * C, D, "exact")
+    assert torch.allclose(scaled[12:, :10], 8 * plain[12:, :10])
+    assert torch.allclose(scaled[:12, 10:], 8 * plain[:12, 10:])
+    assert torch.equal(scaled[12:, 10:], plain[12:, 10:])
+    for scale in (0, -1.0, float("inf"), float("nan")):
+        with pytest.raises(UserError, match="basis scale"):
+            BasisSpec(scale=scale)
+
+
 @settings(max_examples=60, deadline=None)
 @given(m=WIDTHS, n=WIDTHS, r=RANKS, ratio=RATIOS, kind=st.sampled_from(KINDS), seed=st.integers(0, 2**40))
 def test_any_basis_has_its_shapes_and_is_orthonormal_where_it_says_so(m, n, r, ratio, kind, seed):

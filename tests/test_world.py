@@ -1,4 +1,4 @@
-"""The drawn world: scenes are functions of their description, captions and tokenizer agree, the encoder is the PCA it claims."""
+"""The drawn world: pictures follow their scenes, captions and tokenizer agree, the encoder is the PCA it claims."""
 
 from dataclasses import replace
 
@@ -73,7 +73,10 @@ def test_words_of_the_world_are_one_token_and_anything_else_can_be_spelled():
 
 
 def test_captions_name_content_and_style():
-    assert caption(Scene("fish", "mosaic", "blue", "teal", scene(0, 0).pose, 0)) == "a blue fish in mosaic style on a teal background"
+    assert (
+        caption(Scene("fish", "mosaic", "blue", "teal", scene(0, 0).pose, 0))
+        == "a blue fish in mosaic style on a teal background"
+    )
 
 
 def test_the_written_encoder_is_the_principal_component_analysis(drawn, blank):
@@ -89,8 +92,14 @@ def test_the_written_encoder_is_the_principal_component_analysis(drawn, blank):
 
 
 def test_square_attention_layers_have_the_roles_they_have_in_sdxl(blank):
-    square = {name.split(".transformer_blocks.")[1][2:] for name, m in blank.unet.named_modules()
-              if "attn" in name and isinstance(m, torch.nn.Linear) and m.in_features == m.out_features and "to_" in name}
+    square = {
+        name.split(".transformer_blocks.")[1][2:]
+        for name, m in blank.unet.named_modules()
+        if "attn" in name
+        and isinstance(m, torch.nn.Linear)
+        and m.in_features == m.out_features
+        and "to_" in name
+    }
     assert square == {f"attn1.to_{x}" for x in ("q", "k", "v", "out.0")} | {"attn2.to_q", "attn2.to_out.0"}
 
 
@@ -117,5 +126,3 @@ def test_the_classifier_knows_what_is_drawn():
         content, style = (logits.argmax(1) for logits in classifier.load()(pixels))
     assert (content == torch.tensor([c for _, c, _ in scenes])).float().mean() > 0.95
     assert (style == torch.tensor([s for _, _, s in scenes])).float().mean() > 0.95
-
-

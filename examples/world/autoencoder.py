@@ -1,8 +1,8 @@
 """The base's autoencoder: an encoder in closed form (patch PCA) and a decoder trained against it.
 
-The encoder's weights are written, not learned: three strided convolutions gather an 8x8 patch, the last one projects it
-on the principal components of the world's patches. The latents are therefore final before any training, so that
-the UNet can be pretrained while the decoder still learns to undo them.
+The encoder's weights are written, not learned: three strided convolutions gather an 8x8 patch, the last one
+projects it on the principal components of the world's patches. The latents are therefore final before any
+training, so that the UNet can be pretrained while the decoder still learns to undo them.
 """
 
 from __future__ import annotations
@@ -12,12 +12,16 @@ from diffusers import AutoencoderKL
 from torch import Tensor
 
 PATCH = 8
-CONSTANT = 30.0  # a constant far above the data makes the last group norm a fixed scale, so that the encoder stays linear
+CONSTANT = 30.0  # far above the data: makes the last group norm a fixed scale, so that the encoder stays linear
 
 
 def principal_components(pictures: Tensor, count: int) -> tuple[Tensor, Tensor, Tensor]:
-    """Mean (192,), components (count, 192) and their deviations (count,) of the 8x8 patches of `pictures` (N, 3, H, W)."""
-    patches = torch.nn.functional.unfold(pictures, PATCH, stride=PATCH).transpose(1, 2).reshape(-1, 3 * PATCH * PATCH)
+    """Mean (192,), components (count, 192), deviations (count,) of the 8x8 patches of `pictures` (N, 3, H, W)."""
+    patches = (
+        torch.nn.functional.unfold(pictures, PATCH, stride=PATCH)
+        .transpose(1, 2)
+        .reshape(-1, 3 * PATCH * PATCH)
+    )
     mean = patches.mean(0)
     variance, vectors = torch.linalg.eigh((patches - mean).T.cov())
     order = variance.argsort(descending=True)[:count]
@@ -79,7 +83,9 @@ def _patch_order() -> Tensor:
     for k2, (i2, j2) in enumerate(_corners()):
         for k1, (i1, j1) in enumerate(_corners()):
             for k0, (i0, j0) in enumerate(_corners()):
-                order[k2, k1 * 12 + k0 * 3 : k1 * 12 + k0 * 3 + 3] = index[:, 4 * i2 + 2 * i1 + i0, 4 * j2 + 2 * j1 + j0]
+                order[k2, k1 * 12 + k0 * 3 : k1 * 12 + k0 * 3 + 3] = index[
+                    :, 4 * i2 + 2 * i1 + i0, 4 * j2 + 2 * j1 + j0
+                ]
     return order
 
 
@@ -92,7 +98,11 @@ def _project(conv: torch.nn.Conv2d, components: Tensor, mean: Tensor) -> None:
 
 def _read_out(encoder: torch.nn.Module, count: int) -> None:
     """Carry the latents through the last norm and SiLU unchanged: silu(x) - silu(-x) = x, beside large constants."""
-    shortcut, norm, out = encoder.down_blocks[3].resnets[0].conv_shortcut, encoder.conv_norm_out, encoder.conv_out
+    shortcut, norm, out = (
+        encoder.down_blocks[3].resnets[0].conv_shortcut,
+        encoder.conv_norm_out,
+        encoder.conv_out,
+    )
     width = norm.num_channels // norm.num_groups
     pairs = -(-count // norm.num_groups)  # latents carried by each group, as x and -x
     constants = width - 2 * pairs

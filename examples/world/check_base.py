@@ -1,6 +1,6 @@
 """Measure the embedded base: what its pictures are taken for, and how well its autoencoder reconstructs.
 
-    python examples/world/check_base.py          # exits 1 when a target is missed
+python examples/world/check_base.py          # exits 1 when a target is missed
 """
 
 from __future__ import annotations
@@ -29,8 +29,12 @@ TARGET_ACCURACY, TARGET_PSNR = 0.90, 27.0  # top-1 over the grid; decibels
 def grid_scenes(repeats: int) -> list:
     """`repeats` scenes of every pretraining content in every pretraining style, colours and grounds drawn at random."""
     rng = np.random.default_rng(2025)
-    return [sample_scene(rng, contents=(content,), styles=(style,))
-            for _ in range(repeats) for content in CONTENTS for style in STYLES]
+    return [
+        sample_scene(rng, contents=(content,), styles=(style,))
+        for _ in range(repeats)
+        for content in CONTENTS
+        for style in STYLES
+    ]
 
 
 def sample(pipe: StableDiffusionXLPipeline, prompts: list[str], seed: int = 0) -> list[Image.Image]:
@@ -39,7 +43,9 @@ def sample(pipe: StableDiffusionXLPipeline, prompts: list[str], seed: int = 0) -
     for first in range(0, len(prompts), BATCH):
         batch = prompts[first : first + BATCH]
         generators = [torch.Generator().manual_seed(seed + first + i) for i in range(len(batch))]
-        pictures += pipe(batch, num_inference_steps=STEPS, guidance_scale=GUIDANCE, generator=generators).images
+        pictures += pipe(
+            batch, num_inference_steps=STEPS, guidance_scale=GUIDANCE, generator=generators
+        ).images
     return pictures
 
 
@@ -56,7 +62,9 @@ def psnr(pipe: StableDiffusionXLPipeline, count: int = 256) -> float:
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--base", type=Path, default=BASE)
-    parser.add_argument("--repeats", type=int, default=2, help="pictures of each of the 160 content-style pairs")
+    parser.add_argument(
+        "--repeats", type=int, default=2, help="pictures of each of the 160 content-style pairs"
+    )
     parser.add_argument("--sheet", type=Path, help="also save a contact sheet: contents down, styles across")
     options = parser.parse_args()
 
@@ -67,14 +75,25 @@ def main() -> int:
     verdicts = classifier.name(classifier.load(), pictures)
     content = np.array([v.content == s.content for v, s in zip(verdicts, scenes, strict=True)])
     style = np.array([v.style == s.style for v, s in zip(verdicts, scenes, strict=True)])
-    result = {"pictures": len(scenes), "content_top1": content.mean(), "style_top1": style.mean(), "psnr_db": psnr(pipe)}
+    result = {
+        "pictures": len(scenes),
+        "content_top1": content.mean(),
+        "style_top1": style.mean(),
+        "psnr_db": psnr(pipe),
+    }
     print(json.dumps(result, indent=2))
     for wanted, hits, names in (("content", content, CONTENTS), ("style", style, STYLES)):
         rates = {n: hits[[getattr(s, wanted) == n for s in scenes]].mean() for n in names}
-        print(f"{wanted}: " + ", ".join(f"{n} {rate:.0%}" for n, rate in sorted(rates.items(), key=lambda item: item[1])))
+        print(
+            f"{wanted}: "
+            + ", ".join(f"{n} {rate:.0%}" for n, rate in sorted(rates.items(), key=lambda item: item[1]))
+        )
     if options.sheet:
         _sheet(pictures[: len(CONTENTS) * len(STYLES)]).save(options.sheet)
-    met = min(result["content_top1"], result["style_top1"]) >= TARGET_ACCURACY and result["psnr_db"] >= TARGET_PSNR
+    met = (
+        min(result["content_top1"], result["style_top1"]) >= TARGET_ACCURACY
+        and result["psnr_db"] >= TARGET_PSNR
+    )
     print("targets met" if met else f"target missed: {TARGET_ACCURACY:.0%} top-1 each, {TARGET_PSNR} dB")
     return 0 if met else 1
 

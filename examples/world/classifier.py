@@ -1,6 +1,6 @@
 """A small network that names the content and the style of a picture: the world's ground truth, made measurable.
 
-    python examples/world/classifier.py          # trains it (about ten minutes on one CPU core) and saves it beside this file
+    python examples/world/classifier.py          # trains it (about ten minutes on one CPU core) and saves it here
 
 Contents are the 16 classes and the 4 held-out instances, styles the 10 of pretraining and the 4 held out.
 """
@@ -87,7 +87,9 @@ def any_scene(rng: np.random.Generator) -> tuple[Scene, int, int]:
 
 def _blemish(pictures: Tensor, generator: torch.Generator) -> Tensor:
     """Blur and noise, as generated pictures have them, so that the verdict rests on what is drawn and not on finish."""
-    blurred = nn.functional.avg_pool2d(nn.functional.pad(pictures, (1, 1, 1, 1), mode="replicate"), 3, stride=1)
+    blurred = nn.functional.avg_pool2d(
+        nn.functional.pad(pictures, (1, 1, 1, 1), mode="replicate"), 3, stride=1
+    )
     mix = torch.rand(len(pictures), 1, 1, 1, generator=generator)
     noise = 0.15 * torch.rand(len(pictures), 1, 1, 1, generator=generator)
     return pictures.lerp(blurred, mix) + noise * torch.randn(pictures.shape, generator=generator)
@@ -111,8 +113,10 @@ def train(steps: int, count: int, batch: int = 64) -> None:
     for _ in (bar := tqdm(range(steps), "classifier", mininterval=5)):
         rows = torch.randint(count, (batch,), generator=generator)
         logits = model(_blemish(as_tensor(pixels[rows.numpy()]), generator))
-        losses = [nn.functional.cross_entropy(y, t[rows], label_smoothing=0.05)
-                  for y, t in zip(logits, (contents, styles), strict=True)]
+        losses = [
+            nn.functional.cross_entropy(y, t[rows], label_smoothing=0.05)
+            for y, t in zip(logits, (contents, styles), strict=True)
+        ]
         sum(losses).backward()
         optimizer.step()
         optimizer.zero_grad()
@@ -123,8 +127,10 @@ def train(steps: int, count: int, batch: int = 64) -> None:
     pixels, contents, styles = _draw(1, 1000)
     with torch.no_grad():
         content, style = (logits.argmax(1) for logits in load()(as_tensor(pixels)))
-    print(f"content {(content == contents).float().mean():.3f}, style {(style == styles).float().mean():.3f} "
-          f"of 1000 drawn pictures; {WEIGHTS.stat().st_size / 1e6:.2f} MB")
+    print(
+        f"content {(content == contents).float().mean():.3f}, style {(style == styles).float().mean():.3f} "
+        f"of 1000 drawn pictures; {WEIGHTS.stat().st_size / 1e6:.2f} MB"
+    )
 
 
 if __name__ == "__main__":

@@ -21,8 +21,9 @@ SIZE = 256  # pixels: what a person likes to look at; training scales them to it
 CONTENT_TRIGGER, STYLE_TRIGGER = "snq", "w@z"
 VIEWS = ("white", "teal", "grey", "cream", "rose")  # grounds of the views of a content
 MODELS = (("cup", "red", "white"), ("tree", "green", "grey"), ("bird", "blue", "cream"))  # what shows a style
-STYLE_PARTNERS = (("cartoon", "house", "pink", "teal"), ("yarn", "star", "yellow", "navy"), ("neon", "boat", "green", "grey"),
-                  ("watercolour", "flower", "purple", "cream"), ("mosaic", "cat", "orange", "white"))
+STYLE_PARTNERS = (("cartoon", "house", "pink", "teal"), ("yarn", "star", "yellow", "navy"),
+                  ("neon", "boat", "green", "grey"), ("watercolour", "flower", "purple", "cream"),
+                  ("mosaic", "cat", "orange", "white"))
 CONTENT_PARTNERS = (("dog", "brown", "teal"), ("vase", "blue", "white"), ("mushroom", "red", "grey"),
                     ("house", "yellow", "rose"), ("boat", "purple", "cream"))
 

@@ -1,4 +1,4 @@
-"""Pretrain the embedded base from scratch: draw the world, write the encoder, train the decoder, UNet and text encoders.
+"""Pretrain the embedded base from scratch: draw the world, write the encoder, train decoder, UNet and texts.
 
     python examples/world/pretrain.py            # everything, resumable: run it again and it goes on
     python examples/world/pretrain.py --part unet --threads 1    # one part, beside another
@@ -9,7 +9,6 @@ Cost on two CPU cores: see README.md beside this file.
 from __future__ import annotations
 
 import argparse
-import math
 import sys
 import time
 from pathlib import Path
@@ -36,13 +35,20 @@ SNR_CAP = 6.0
 
 
 class Run:
-    """Parameters in training with their optimizer, moving average and place in the schedule, kept in one safetensors file."""
+    """Parameters in training, their optimizer, moving average and place in the schedule: one safetensors file."""
 
     def __init__(self, path: Path, modules: dict[str, torch.nn.Module], steps: int, rate: float):
         self.path, self.steps, self.rate, self.step = path, steps, rate, 0
-        named = {f"{name}.{key}": p for name, m in modules.items() for key, p in m.named_parameters() if p.requires_grad}
+        named = {
+            f"{name}.{key}": p
+            for name, m in modules.items()
+            for key, p in m.named_parameters()
+            if p.requires_grad
+        }
         self.names, self.weights = list(named), list(named.values())
-        self.optimizer = torch.optim.AdamW(self.weights, lr=rate, betas=(0.9, 0.99), weight_decay=0.01, fused=True)
+        self.optimizer = torch.optim.AdamW(
+            self.weights, lr=rate, betas=(0.9, 0.99), weight_decay=0.01, fused=True
+        )
         self.average = [w.detach().clone() for w in self.weights]
         if path.exists():
             self._load()
@@ -50,7 +56,9 @@ class Run:
     def update(self, loss: Tensor) -> None:
         """One optimizer step on `loss`; warm up, hold, then anneal to zero over the second half."""
         if not torch.isfinite(loss):
-            raise SystemExit(f"loss is {loss.item()} at step {self.step}: lower --rate; {self.path} holds the last good state")
+            raise SystemExit(
+                f"loss is {loss.item()} at step {self.step}: lower --rate; {self.path} holds the last good state"
+            )
         loss.backward()
         torch.nn.utils.clip_grad_norm_(self.weights, 1.0)
         shape = min(1.0, (self.step + 1) / 200, 2 * (1 - self.step / self.steps))
@@ -83,7 +91,7 @@ class Run:
         for name, weight, mean in zip(self.names, self.weights, self.average, strict=True):
             weight.copy_(tensors[f"weight:{name}"])
             mean.copy_(tensors[f"average:{name}"])
-            # SDXL reads the first encoder before its last layer, which therefore has no gradient and no optimizer state.
+            # SDXL reads the first encoder before its last layer, which so has no gradient and no state.
             keys = [key for key in ("step", "exp_avg", "exp_avg_sq") if f"{key}:{name}" in tensors]
             self.optimizer.state[weight] = {key: tensors[f"{key}:{name}"] for key in keys}
 
@@ -101,7 +109,7 @@ class Run:
 
 
 def train_decoder(pipe: StableDiffusionXLPipeline, run: Run, pixels: np.ndarray, batch: int) -> None:
-    """Undo the encoder: mean squared error in pixels, from latents with a little noise, as a sampler will hand them over."""
+    """Undo the encoder: squared error in pixels, from latents with a little noise, as a sampler hands them over."""
 
     def loss_of_step(step: int) -> Tensor:
         rng = np.random.default_rng([2, step])
@@ -113,7 +121,11 @@ def train_decoder(pipe: StableDiffusionXLPipeline, run: Run, pixels: np.ndarray,
         generator = torch.Generator().manual_seed(step)
         with torch.no_grad():
             z = pipe.vae.encode(target).latent_dist.mode()
-            z += 0.15 * torch.rand(batch, 1, 1, 1, generator=generator) * torch.randn(z.shape, generator=generator)
+            z += (
+                0.15
+                * torch.rand(batch, 1, 1, 1, generator=generator)
+                * torch.randn(z.shape, generator=generator)
+            )
         with torch.autocast("cpu", torch.bfloat16):
             out = pipe.vae.decode(z).sample
         return (out.float() - target).square().mean()
@@ -126,7 +138,9 @@ def encode_all(pipe: StableDiffusionXLPipeline, pixels: np.ndarray, path: Path) 
     if not path.exists():
         batches = [pixels[i : i + 256] for i in range(0, len(pixels), 256)]
         with torch.no_grad():
-            parts = [pipe.vae.encode(as_tensor(b)).latent_dist.mode().half() for b in tqdm(batches, "encoding")]
+            parts = [
+                pipe.vae.encode(as_tensor(b)).latent_dist.mode().half() for b in tqdm(batches, "encoding")
+            ]
         part = path.with_suffix(".part")
         save_file({"latents": torch.cat(parts).contiguous()}, part)
         part.replace(path)
@@ -134,7 +148,7 @@ def encode_all(pipe: StableDiffusionXLPipeline, pixels: np.ndarray, path: Path) 
 
 
 def encode_captions(pipe: StableDiffusionXLPipeline, captions: list[str]) -> tuple[Tensor, Tensor]:
-    """Both encoders as the SDXL pipeline reads them: penultimate states side by side, and the second one's pooled text."""
+    """Both encoders as SDXL reads them: penultimate states side by side, and the second one's pooled text."""
     ids = pipe.tokenizer(captions, padding="max_length", truncation=True, return_tensors="pt").input_ids
     first = pipe.text_encoder(ids, output_hidden_states=True)
     second = pipe.text_encoder_2(ids, output_hidden_states=True)
@@ -143,7 +157,9 @@ def encode_captions(pipe: StableDiffusionXLPipeline, captions: list[str]) -> tup
 
 def time_ids(rng: np.random.Generator, batch: int) -> Tensor:
     """SDXL's size conditioning; in a quarter of the rows any original size and crop, so that neither means anything."""
-    ids = torch.tensor([RESOLUTION, RESOLUTION, 0, 0, RESOLUTION, RESOLUTION], dtype=torch.float32).repeat(batch, 1)
+    ids = torch.tensor([RESOLUTION, RESOLUTION, 0, 0, RESOLUTION, RESOLUTION], dtype=torch.float32).repeat(
+        batch, 1
+    )
     for row in range(batch):
         if rng.random() < 0.25:
             ids[row, :2] = float(rng.integers(RESOLUTION, 4096))
@@ -152,7 +168,7 @@ def time_ids(rng: np.random.Generator, batch: int) -> Tensor:
 
 
 def train_unet(pipe: StableDiffusionXLPipeline, run: Run, latents: Tensor, seed: int, batch: int) -> None:
-    """v-prediction with the x0 weight min(SNR + 1, 6): the noisy steps decide the shape, so they keep their full weight."""
+    """v-prediction with x0 weight min(SNR + 1, 6): the noisy steps decide the shape and keep their full weight."""
     alphas = pipe.scheduler.alphas_cumprod
     snr = alphas / (1 - alphas)
     weight = (SNR_CAP / (snr + 1)).clamp(max=1.0)
@@ -161,7 +177,9 @@ def train_unet(pipe: StableDiffusionXLPipeline, run: Run, latents: Tensor, seed:
         rng = np.random.default_rng([1, seed, step])
         generator = torch.Generator().manual_seed(step)
         rows = rng.choice(len(latents), batch, replace=False)
-        captions = [noisy_caption(scene(seed, int(i)), rng) if rng.random() > CAPTION_DROPOUT else "" for i in rows]
+        captions = [
+            noisy_caption(scene(seed, int(i)), rng) if rng.random() > CAPTION_DROPOUT else "" for i in rows
+        ]
         x0 = latents[rows].float()
         # Stratified over the batch: every step sees all noise levels, which halves the variance of the gradient.
         t = (((torch.arange(batch) + torch.rand(batch, generator=generator)) / batch) * len(alphas)).long()
@@ -180,10 +198,20 @@ def train_unet(pipe: StableDiffusionXLPipeline, run: Run, latents: Tensor, seed:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--part", choices=["decoder", "unet", "all"], default="all")
-    parser.add_argument("--work", type=Path, default=Path("outputs/pretrain"), help="where pictures and training state are kept")
+    parser.add_argument(
+        "--work",
+        type=Path,
+        default=Path("outputs/pretrain"),
+        help="where pictures and training state are kept",
+    )
     parser.add_argument("--pictures", type=int, default=40_000)
-    parser.add_argument("--steps", type=int, default=30_000, help="of the UNet; the learning rate anneals over the second half")
-    parser.add_argument("--decoder-steps", type=int, default=6_000)
+    parser.add_argument(
+        "--steps",
+        type=int,
+        default=17_000,
+        help="of the UNet; the learning rate anneals over the second half",
+    )
+    parser.add_argument("--decoder-steps", type=int, default=5_000)
     parser.add_argument("--batch", type=int, default=32)
     parser.add_argument("--rate", type=float, default=8e-4)
     parser.add_argument("--seed", type=int, default=0)
@@ -194,11 +222,17 @@ def main() -> None:
     pixels = pictures(options.work, options.seed, options.pictures, RESOLUTION, options.threads)
     pipe = blank_pipeline(options.seed)
     write_encoder(pipe.vae, as_tensor(pixels[:2000]))
-    pipe.unet.set_attn_processor(AttnProcessor())  # fused attention is slower than this one in bfloat16 on a CPU
+    pipe.unet.set_attn_processor(
+        AttnProcessor()
+    )  # fused attention is slower than this one in bfloat16 on a CPU
     for encoder in (pipe.text_encoder, pipe.text_encoder_2):
         encoder.set_attn_implementation("eager")
-    decoder = Run(options.work / "decoder.safetensors", {"post_quant": pipe.vae.post_quant_conv, "decoder": pipe.vae.decoder},
-                  options.decoder_steps, 1e-3)
+    decoder = Run(
+        options.work / "decoder.safetensors",
+        {"post_quant": pipe.vae.post_quant_conv, "decoder": pipe.vae.decoder},
+        options.decoder_steps,
+        1e-3,
+    )
     texts = {"text_encoder": pipe.text_encoder, "text_encoder_2": pipe.text_encoder_2}
     unet = Run(options.work / "unet.safetensors", {"unet": pipe.unet, **texts}, options.steps, options.rate)
 
@@ -211,7 +245,8 @@ def main() -> None:
     unet.adopt_average()
     pipe.unet.set_default_attn_processor()
     pipe.to(torch.float16).save_pretrained(BASE, safe_serialization=True)
-    print(f"saved {BASE}: {math.ceil(sum(f.stat().st_size for f in BASE.rglob('*.safetensors')) / 1e4) / 100} MB of weights")
+    size = sum(file.stat().st_size for file in BASE.rglob("*.safetensors"))
+    print(f"saved {BASE}: {size / 1e6:.2f} MB of weights")
 
 
 if __name__ == "__main__":

@@ -20,7 +20,10 @@ def tokenizer() -> CLIPTokenizer:
     bpe = Tokenizer(models.BPE(end_of_word_suffix="</w>"))
     bpe.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
     trainer = trainers.BpeTrainer(
-        vocab_size=4096, min_frequency=1, end_of_word_suffix="</w>", show_progress=False,
+        vocab_size=4096,
+        min_frequency=1,
+        end_of_word_suffix="</w>",
+        show_progress=False,
         initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
     )
     bpe.train_from_iterator([words], trainer)
@@ -29,7 +32,11 @@ def tokenizer() -> CLIPTokenizer:
     model = json.loads(bpe.to_str())["model"]
     tokens = list(model["vocab"])
     # A byte may also end a word: the trainer only lists those endings that it saw.
-    tokens += [f"{byte}</w>" for byte in sorted(pre_tokenizers.ByteLevel.alphabet()) if f"{byte}</w>" not in model["vocab"]]
+    tokens += [
+        f"{byte}</w>"
+        for byte in sorted(pre_tokenizers.ByteLevel.alphabet())
+        if f"{byte}</w>" not in model["vocab"]
+    ]
     tokens += ["<|startoftext|>", "<|endoftext|>"]
     return CLIPTokenizer(
         vocab={token: i for i, token in enumerate(tokens)},

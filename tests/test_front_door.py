@@ -1,0 +1,94 @@
+"""What a newcomer meets first: the README's commands, the scripts, the quickstart from end to end."""
+
+import json
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+
+from b4m.cli import main
+from b4m.config import PRESETS, TrainConfig, resolve
+
+ROOT = Path(__file__).parent.parent
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+SCRIPTS = sorted((ROOT / "code").glob("*.sh"))
+
+
+@pytest.mark.parametrize("script", SCRIPTS, ids=lambda path: path.name)
+def test_scripts_are_short_and_whole(script):
+    assert len(script.read_text().splitlines()) <= 25
+    subprocess.run(["bash", "-n", script], check=True)
+
+
+def test_readme_names_only_what_is_there():
+    commands = re.findall(r"^    (.+?)(?: \\)?$", README, re.MULTILINE)
+    assert "bash code/quickstart.sh" in commands and "bash code/test.sh" in commands
+    for path in re.findall(r"(?:bash|python) ((?:code|examples)/[\w/.]+|infer\.py)", README):
+        assert (ROOT / path).is_file(), path
+    for path in re.findall(r"\]\((?!http)([^)#]+)\)", README):
+        assert (ROOT / path).exists(), path
+
+
+def test_readme_flags_are_flags():
+    known = {f"--{name.replace('_', '-')}" for name in (*TrainConfig.__dataclass_fields__, "dry_run", "help")}
+    from b4m.config import GenerateConfig
+
+    known |= {f"--{name.replace('_', '-')}" for name in GenerateConfig.__dataclass_fields__}
+    known |= {"--content", "--style", "--output"}  # of the quickstart
+    assert set(re.findall(r"(?<=[\s`(])--[a-z-]+", README)) <= known
+
+
+def test_ci_runs_the_readme_test_command():
+    assert "bash code/test.sh" in (ROOT / ".ci/run").read_text()
+
+
+def test_example_configs_are_settings(tmp_path):
+    for file in sorted((ROOT / "examples/configs").glob("*.yaml")):
+        stage = {"sdxl-content": "content", "sdxl-style": "style", "sdxl-second-stage": "second"}[file.stem]
+        config = resolve(TrainConfig, None, file, stage=stage)
+        published = {**PRESETS["sdxl"]["train"], **(PRESETS["sdxl"]["second"] if stage == "second" else {})}
+        assert {key: getattr(config, key) for key in published} == published
+        assert yaml.safe_load(file.read_text())["preset"] == "sdxl"
+
+
+def test_the_quickstart_writes_what_it_promises(tmp_path, monkeypatch, capsys):
+    """Two steps a stage and one seed: every file, every variant, every number, none of the skill."""
+    monkeypatch.syspath_prepend(str(ROOT / "examples"))
+    import quickstart
+
+    for row in ("train", "second"):
+        monkeypatch.setitem(PRESETS["embedded"][row], "steps", 2)
+    monkeypatch.setattr(quickstart, "SEEDS", range(1))
+    monkeypatch.setattr(sys, "argv", ["quickstart.py", "--output", str(tmp_path / "out")])
+    assert quickstart.main() == 0
+    report = json.loads((tmp_path / "out/report.json").read_text())
+    for name in ("content.safetensors", "style.safetensors", "pytorch_lora_weights.safetensors"):
+        assert main(["info", str(tmp_path / "out" / name)]) == 0
+    assert (tmp_path / "out/grid.png").stat().st_size > 50_000
+    assert {stage: len(facts["losses"]) for stage, facts in report["stages"].items()} == dict.fromkeys(
+        ("content", "style", "second"), 2
+    )
+    assert all(facts["seconds"] > 0 and facts["peak_mb"] > 0 for facts in report["stages"].values())
+    assert set(report["scores"]) >= {
+        "base model",
+        "content only",
+        "style only",
+        "fused before the second stage",
+        "fused after it",
+    }
+
+
+@pytest.mark.slow
+def test_the_whole_quickstart_teaches_content_and_style(tmp_path):
+    """Content and style accuracy of the fused result clearly above the base model's."""
+    out = tmp_path / "quickstart"
+    env = {**os.environ, "PYTHONPATH": str(ROOT / "src")}
+    subprocess.run([sys.executable, ROOT / "examples/quickstart.py", "--output", out], check=True, env=env)
+    scores = json.loads((out / "report.json").read_text())["scores"]
+    assert scores["pictures"] >= 64
+    for what in ("content", "style"):
+        assert scores["fused after it"][what] >= scores["base model"][what] + 0.25
