@@ -30,8 +30,8 @@ def test_sdxl_preset_is_the_published_recipe():
 def test_embedded_preset():
     config = resolve(TrainConfig, "embedded", **STYLE)
     assert (config.rank, config.resolution, config.layers, config.gradient_accumulation) == (32, 64, "all", 1)
-    assert (config.steps, config.lr, config.partner_lr, config.basis_scale) == (1000, 6e-4, 3e-5, 12.0)
-    assert resolve(TrainConfig, "embedded", **SECOND).steps == 50
+    assert (config.steps, config.lr, config.partner_lr, config.basis_scale) == (600, 8e-4, 8e-5, 8.0)
+    assert resolve(TrainConfig, "embedded", **SECOND).steps == 30
     assert resolve(GenerateConfig, "embedded", prompts="x").size == 64
 
 
