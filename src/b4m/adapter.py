@@ -12,11 +12,10 @@ from diffusers.models.attention_processor import Attention, AttnProcessor, AttnP
 from torch import Tensor, nn
 
 from .errors import UserError
-from .plp import BasisSpec, basis, compose
+from .plp import HALVES, BasisSpec, basis, compose
 
 PROJECTIONS = ("to_q", "to_k", "to_v", "to_out.0")
 STOCK_PROCESSORS = (AttnProcessor, AttnProcessor2_0)  # both compute what PLPAttnProcessor adds to
-HALVES = {"content": "B", "style": "D"}
 
 
 class _RoutedProduct(torch.autograd.Function):

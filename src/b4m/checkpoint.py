@@ -13,7 +13,7 @@ from torch import Tensor
 
 from .errors import UserError
 from .lora_file import load_lora, read_spec, save_lora, spec_metadata, split_lora
-from .plp import BasisSpec
+from .plp import HALVES, BasisSpec
 from .storage import check_floats, fingerprint, read_tensors, shown, write_atomic, write_tensors
 from .training_state import load_state, save_state
 
@@ -23,7 +23,6 @@ __all__ = [
 ]  # fmt: skip
 
 FORMAT = "1"  # of concept files; a reader refuses what it does not know
-HALVES = {"content": "B", "style": "D"}  # Sec. 4.2: B in the up projection, D in the down
 LAYERS = ("square", "all")
 _OWN = ("format", "kind", "seed", "rank", "ratio", "basis", "scale", "layers", "unet_hash", "sha256")
 

@@ -5,12 +5,11 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from .adapter import HALVES
 from .checkpoint import Concept, check_pair, load_concept, load_lora, save_lora, spec_metadata, split_lora
 from .config import ExportConfig
 from .errors import UserError
 from .lora_file import read_spec
-from .plp import BasisSpec, basis, compose, frozen_sizes
+from .plp import HALVES, BasisSpec, basis, compose, frozen_sizes
 from .sdxl import check_base, empty_unet
 
 DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}

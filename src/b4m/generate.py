@@ -11,11 +11,12 @@ from PIL import Image, ImageDraw, ImageFont
 from PIL.PngImagePlugin import PngInfo
 from torch import Tensor
 
-from .adapter import HALVES, Adapter, PLPAttnProcessor
+from .adapter import Adapter, PLPAttnProcessor
 from .checkpoint import check_pair, load_concept, load_lora, split_lora, write_atomic
 from .config import GenerateConfig
 from .errors import UserError
 from .lora_file import read_spec
+from .plp import HALVES
 from .sdxl import DTYPES, check_base, check_size, decode_latents, encode_guided, load_base
 
 PIXELS_AT_ONCE = 4 * 1024 * 1024  # of one batch: four pictures of SDXL's own size

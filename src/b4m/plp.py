@@ -25,6 +25,7 @@ from torch import Tensor
 from .errors import UserError
 
 KINDS = ("exact", "random", "reference")
+HALVES = {"content": "B", "style": "D"}  # Sec. 4.2: B in the up projection, D in the down
 
 
 @dataclass(frozen=True)

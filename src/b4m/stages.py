@@ -8,12 +8,12 @@ from pathlib import Path
 import torch
 from diffusers import UNet2DConditionModel
 
-from .adapter import HALVES, Adapter, unet_hash
+from .adapter import Adapter, unet_hash
 from .checkpoint import Concept, check_pair, load_concept, save_concept, save_lora, spec_metadata
 from .config import TrainConfig
 from .images import Picture, load_folder
 from .objective import seeded
-from .plp import BasisSpec
+from .plp import HALVES, BasisSpec
 from .riemannian import RiemannianAdamW, RiemannianSGD
 from .sdxl import check_base
 from .storage import fingerprint

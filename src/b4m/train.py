@@ -15,12 +15,13 @@ from torch import Tensor
 from tqdm import tqdm
 
 from . import stages
-from .adapter import HALVES, Adapter
+from .adapter import Adapter
 from .checkpoint import load_state, save_state, write_atomic
 from .config import TrainConfig
 from .errors import UserError
 from .generate import grid, sample, save_png
 from .objective import draw, objective
+from .plp import HALVES
 from .process import check_writable, deterministic, memory_advice, package_version, peak_mb, signals
 from .resume import check_same, pack, settings_of, unpack
 from .sdxl import DTYPES, Cache, check_size, encode_guided, free, load_base, prepare
