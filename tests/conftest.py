@@ -145,7 +145,7 @@ def settings(tiny_base, folders):
             "rank": 4,
             "steps": 3,
         }
-        if stage == "second":
+        if stage in ("second", "joint"):
             base |= {"content_dir": folders["content"], "style_dir": folders["style"]}
         else:
             partners = folders["styles" if stage == "content" else "contents"]

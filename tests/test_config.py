@@ -4,8 +4,9 @@ import dataclasses
 
 import pytest
 
-from b4m.config import PRESETS, ExportConfig, GenerateConfig, TrainConfig, resolve
+from b4m.config import PRESETS, GenerateConfig, TrainConfig, resolve
 from b4m.errors import UserError
+from b4m.export_config import ExportConfig
 from b4m.fields import to_yaml
 
 CONTENT = {"stage": "content", "content_dir": "c", "partner_dirs": ("s1", "s2")}

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from b4m import plp
 from b4m.errors import UserError
-from b4m.plp import KINDS, BasisSpec, basis, compose, delta_weight, frozen_sizes, split
+from b4m.plp import KINDS, BasisSpec, basis, compose, delta_weight, frozen_sizes, split, start
 
 WIDTHS = st.integers(1, 40)
 RANKS = st.integers(2, 24)
@@ -176,3 +176,16 @@ def test_bad_spec_is_one_line_that_names_it(bad, word):
     with pytest.raises(UserError, match=word) as error:
         BasisSpec(**bad)
     assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(("m", "n"), [(12, 12), (20, 7)])
+def test_start_is_zero_but_where_nothing_is_frozen(m, n):
+    for ratio in (0.25, 0.5, 1.0):
+        B, D = start(BasisSpec(rank=4, ratio=ratio), "x", m, n)
+        assert not B.any() and not D.any()
+        assert B.shape == (m - round(ratio * m), 4) and D.shape == (4, n - round(ratio * n))
+    B, D = start(BasisSpec(rank=4, ratio=0.0, scale=2.0), "x", m, n)
+    assert not B.any() and D.shape == (4, n) and D.abs().min() > 0  # B D = 0, and B has a gradient
+    again, other = (start(BasisSpec(rank=4, ratio=0.0, scale=2.0), name, m, n)[1] for name in ("x", "y"))
+    assert torch.equal(D, again) and not torch.equal(D, other)
+    assert torch.equal(D, 2 * start(BasisSpec(rank=4, ratio=0.0), "x", m, n)[1])

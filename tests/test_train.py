@@ -15,6 +15,7 @@ from b4m import train as module
 from b4m.adapter import HALVES
 from b4m.checkpoint import load_concept, load_lora, load_state
 from b4m.errors import UserError
+from b4m.lock import exclusive
 from b4m.objective import add_noise, draw, regression_target, row_losses
 from b4m.sdxl import load_base
 from b4m.train import Run, train
@@ -22,6 +23,7 @@ from b4m.train import Run, train
 
 def loaded(config) -> Run:
     run = Run(config)
+    run.find_state()
     run.load()
     return run
 
@@ -393,3 +395,59 @@ def test_a_state_of_another_version_of_the_file_is_not_mixed_in(settings, traine
     other = train(settings("content", tmp_path / "content", seed=5))
     with pytest.raises(UserError, match="content-file"):
         train(replace(config, content_file=str(other.path)))
+
+
+@pytest.mark.parametrize(
+    ("changes", "reaches"),
+    [({}, "its own"), ({"routing": False}, "both"), ({"ratio": 0.0, "routing": False}, "both")],
+    ids=["w/o MCP-I", "without routing", "JTtrain"],
+)
+def test_joint_run_learns_both_from_nothing(changes, reaches, settings, tmp_path):
+    run = loaded(settings("joint", tmp_path / "joint", **changes))
+    run.denoiser = partner_free(run.denoiser, run.config.target_rows)  # only content rows have a gradient
+    run.micro_step(0)
+    total = {name: parameter.grad.abs().sum() for name, parameter in run.named.items()}
+    assert all(value > 0 for name, value in total.items() if name.startswith("B"))
+    if reaches == "its own":
+        assert not any(value > 0 for name, value in total.items() if name.startswith("D"))
+    elif "ratio" not in changes:  # at ratio 0, B is zero at the start, and D waits for it as in any LoRA
+        assert all(value > 0 for name, value in total.items() if name.startswith("D"))
+
+
+def test_joint_result_is_two_concepts_and_their_lora_and_a_second_stage_goes_on_from_it(settings, tmp_path):
+    joint = train(settings("joint", tmp_path / "joint", ratio=0.0, routing=False, lr=0.05))
+    files = {f"{kind}_file": str(joint.path.with_name(f"{kind}.safetensors")) for kind in ("content", "style")}
+    content, style = (load_concept(file) for file in files.values())
+    assert content.metadata["prompt"] == "a photo of snq object" and style.metadata["trigger"] == "w@z"
+    layers, metadata = load_lora(joint.path)
+    for name, (up, down) in layers.items():  # nothing is frozen: B and D are the whole LoRA
+        assert torch.equal(up, content.tensors[name]) and torch.equal(down, style.tensors[name])
+    assert metadata["b4m.content_trigger"] == "snq" and metadata["b4m.unet_hash"] == content.unet_hash
+    second = train(settings("second", tmp_path / "second", **files))
+    assert load_lora(second.path)[0].keys() == layers.keys()
+
+
+def test_at_ratio_zero_both_halves_learn(settings, tmp_path):
+    run = loaded(settings("joint", tmp_path, ratio=0.0, routing=False, lr=0.01))
+    before = [parameter.detach().clone() for parameter in run.parameters]
+    for run.step in range(2):
+        run.optimizer.zero_grad()
+        run.micro_step(0)
+        run.optimizer.step()
+    assert all(not torch.equal(old, new) for old, new in zip(before, run.parameters, strict=True))
+
+
+def test_content_dir_may_be_pictures(settings, folders, tmp_path):
+    files = tuple(str(Path(folders["content"]) / f"{i}.png") for i in (0, 2))
+    run = loaded(settings("content", tmp_path, content_dir=files))
+    assert [picture.path.name for picture in run.stage.pictures[:2]] == ["0.png", "2.png"]
+    assert len(run.stage.sources[0].pictures) == 2
+
+
+def test_a_second_run_into_one_folder_is_refused(settings, tmp_path):
+    config = settings("content", tmp_path / "run")
+    (tmp_path / "run").mkdir()
+    with exclusive(tmp_path / "run"), pytest.raises(UserError, match="another run is at work in this folder"):
+        train(config)
+    assert not (tmp_path / "run" / "log.jsonl").exists()
+    train(config)

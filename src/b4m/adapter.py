@@ -12,7 +12,7 @@ from diffusers.models.attention_processor import Attention, AttnProcessor, AttnP
 from torch import Tensor, nn
 
 from .errors import UserError
-from .plp import HALVES, BasisSpec, basis, compose
+from .plp import HALVES, BasisSpec, basis, compose, start
 
 PROJECTIONS = ("to_q", "to_k", "to_v", "to_out.0")
 STOCK_PROCESSORS = (AttnProcessor, AttnProcessor2_0)  # both compute what PLPAttnProcessor adds to
@@ -57,7 +57,7 @@ class _RoutedProduct(torch.autograd.Function):
 class PLPLinear(nn.Module):
     """The partly learnable projection of one linear layer (Sec. 4.1): parameters B and D, buffers A and C.
 
-    B (m - d_out, r) and D (r, n - d_in) start at zero. They and the basis, A (d_out, r) and C (r, d_in), stay
+    B (m - d_out, r) and D (r, n - d_in) start so that dW = 0. They and the basis, A (d_out, r) and C (r, d_in), stay
     float32 whatever dtype the UNet around them is converted to.
     """
 
@@ -67,8 +67,7 @@ class PLPLinear(nn.Module):
         # Buffers: no gradient, no optimizer and no decay reaches them. Not saved: the spec gives them again.
         self.register_buffer("A", A, persistent=False)
         self.register_buffer("C", C, persistent=False)
-        self.B = nn.Parameter(torch.zeros(m - A.shape[0], spec.rank))
-        self.D = nn.Parameter(torch.zeros(spec.rank, n - C.shape[1]))
+        self.B, self.D = map(nn.Parameter, start(spec, layer, m, n))
 
     def forward(
         self,
@@ -152,8 +151,7 @@ class PLPAttnProcessor(nn.Module):
         )  # (rows, heads, tokens, width of a head)
         q = q if attn.norm_q is None else attn.norm_q(q)
         k = k if attn.norm_k is None else attn.norm_k(k)
-        y = F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
-        y = y.transpose(1, 2).flatten(2).to(q.dtype)
+        y = _attention(q, k, v, mask).transpose(1, 2).flatten(2)
 
         y = attn.to_out[1](project("to_out_0", attn.to_out[0], y))  # [1] is dropout
         if hidden_states.ndim == 4:
@@ -161,6 +159,15 @@ class PLPAttnProcessor(nn.Module):
         if attn.residual_connection:
             y = y + hidden_states
         return y / attn.rescale_output_factor
+
+
+def _attention(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
+    """softmax(q k^T / sqrt(width)) v, each (rows, heads, tokens, width of a head), in q's dtype."""
+    dtype = q.dtype
+    if q.device.type == "cpu":  # its kernel is slow in half precision: ten times and more, backward
+        q, k, v = q.float(), k.float(), v.float()
+        mask = mask if mask is None else mask.float()
+    return F.scaled_dot_product_attention(q, k, v, attn_mask=mask).to(dtype)
 
 
 def _heads_mask(attn: Attention, mask: Tensor | None, context: Tensor) -> Tensor | None:

@@ -1,4 +1,4 @@
-"""Settings: one frozen dataclass per job, the presets, and how dataclass, preset, file and flags add up."""
+"""Settings: one frozen dataclass per job, and how dataclass, preset, file and flags add up."""
 
 from collections.abc import Mapping
 from dataclasses import MISSING, dataclass, fields
@@ -7,59 +7,34 @@ from typing import Any
 
 from .errors import UserError
 from .fields import check, flag, read_yaml, setting
+from .presets import EMBEDDED, JOBS, PRESETS, SDXL
 
-STAGES = ("content", "style", "second")
-SDXL = "stabilityai/stable-diffusion-xl-base-1.0"
-EMBEDDED = "examples/world/base"
+__all__ = [
+    "EMBEDDED",
+    "PRESETS",
+    "SDXL",
+    "STAGES",
+    "GenerateConfig",
+    "TrainConfig",
+    "one_source",
+    "resolve",
+    "takes_preset",
+]
 
-# One row per preset: what it changes of the dataclass defaults, by job ("second" comes on top of "train").
-# "sdxl" holds the published settings (method.md, section 3; paper, Sec. 5).
-PRESETS: dict[str, dict[str, dict[str, Any]]] = {
-    "sdxl": {
-        "train": dict(
-            base_model=SDXL,
-            rank=64,
-            resolution=512,
-            target_rows=1,
-            gradient_accumulation=4,
-            steps=1000,
-            lr=1e-4,
-            partner_lr=1e-5,
-        ),
-        "second": dict(steps=60, lr=1e-4),
-        "generate": dict(base_model=SDXL, size=1024),
-    },
-    # Found by trying on the held-out examples: one GPU-free machine, minutes. Apart from the paper's settings: all
-    # attention layers, since cross-attention k and v are where a small model reads its words, and a basis scale of 8,
-    # without which the interaction block of halves this strong drowns what each has learned.
-    "embedded": {
-        "train": dict(
-            base_model=EMBEDDED,
-            rank=32,
-            layers="all",
-            basis_scale=8.0,
-            resolution=64,
-            target_rows=4,
-            gradient_accumulation=1,
-            steps=600,
-            lr=8e-4,
-            partner_lr=8e-5,
-            lr_schedule="cosine",
-        ),
-        "second": dict(steps=30, lr=1e-4, lr_schedule="constant"),
-        "generate": dict(base_model=EMBEDDED, size=64, guidance=2.5),
-    },
-}
-
-
+STAGES = ("content", "style", "second", "joint")
 _ONE = ("content", "style")  # the two stage-one jobs
+_FRESH = (*_ONE, "joint")  # the jobs that start from nothing
+_CONTENT, _STYLE = (
+    ("content", "second", "joint"),
+    ("style", "second", "joint"),
+)  # jobs that see one, or the other
 
 
 @dataclass(frozen=True)
 class TrainConfig:
     """Settings of one training job. Raises UserError for a value that cannot work."""
 
-    stage: str = setting("which of the three jobs", choices=STAGES)
+    stage: str = setting("which of the jobs", choices=STAGES)
     base_model: str = setting(
         "the model to customize: a folder or a Hugging Face name of an SDXL pipeline", SDXL
     )
@@ -67,11 +42,11 @@ class TrainConfig:
         "folder for the result, its log and the state that a rerun continues from", "outputs"
     )
     vae: str | None = setting("folder or name of an autoencoder that replaces the base model's", None)
-    content_dir: str | None = setting(
-        "pictures of the content: a folder or one file", None, stages=("content", "second")
+    content_dir: tuple[str, ...] = setting(
+        "pictures of the content: a folder, or picture files", (), stages=_CONTENT
     )
-    style_dir: str | None = setting(
-        "pictures of the style: a folder or one file", None, stages=("style", "second")
+    style_dir: tuple[str, ...] = setting(
+        "pictures of the style: a folder, or picture files", (), stages=_STYLE
     )
     partner_dirs: tuple[str, ...] = setting(
         "diverse partners, one folder or picture each: styles for a content, contents for a style "
@@ -81,15 +56,13 @@ class TrainConfig:
     )
     content_file: str | None = setting("the content file of stage one", None, stages=("second",))
     style_file: str | None = setting("the style file of stage one", None, stages=("second",))
-    content_trigger: str = setting(
-        "made-up word that will call the content", "snq", stages=("content", "second")
-    )
+    content_trigger: str = setting("made-up word that will call the content", "snq", stages=_CONTENT)
     content_class: str = setting(
-        "what the content is, in plain words: teddybear, vase, ...", "object", stages=("content", "second")
+        "what the content is, in plain words: teddybear, vase, ...", "object", stages=_CONTENT
     )
-    style_trigger: str = setting("made-up word that will call the style", "w@z", stages=("style", "second"))
+    style_trigger: str = setting("made-up word that will call the style", "w@z", stages=_STYLE)
     style_class: str = setting(
-        "what the style is, in plain words: yarn art, chalk, ...", "art", stages=("style", "second")
+        "what the style is, in plain words: yarn art, chalk, ...", "art", stages=_STYLE
     )
     prompt: str | None = setting(
         "caption of the concept's pictures that have none of their own "
@@ -102,28 +75,28 @@ class TrainConfig:
         (),
         stages=_ONE,
     )
-    rank: int = setting("rank of the adapter", 64, low=1, stages=_ONE)
-    ratio: float = setting("share of frozen rows and columns (Fig. 11)", 0.5, low=0, high=1, stages=_ONE)
+    rank: int = setting("rank of the adapter", 64, low=1, stages=_FRESH)
+    ratio: float = setting("share of frozen rows and columns (Fig. 11)", 0.5, low=0, high=1, stages=_FRESH)
     basis: str = setting(
-        "how the frozen parts are made", "exact", choices=("exact", "random", "reference"), stages=_ONE
+        "how the frozen parts are made", "exact", choices=("exact", "random", "reference"), stages=_FRESH
     )
     basis_scale: float = setting(
         "size of the frozen parts: larger keeps content and style further apart; divide the learning rates by it",
         1.0,
         low=1e-6,
-        stages=_ONE,
+        stages=_FRESH,
     )
     basis_seed: int = setting(
         "seed of the frozen parts: a content and a style compose only when theirs agree",
         0,
         low=0,
-        stages=_ONE,
+        stages=_FRESH,
     )
     layers: str = setting(
         "attention layers to adapt: those with equal widths, or all",
         "square",
         choices=("square", "all"),
-        stages=_ONE,
+        stages=_FRESH,
     )
     seed: int = setting("seed of noise, timesteps and the order of the pictures", 77, low=0)
     resolution: int = setting("side of the training pictures in pixels", 512, low=8)
@@ -136,6 +109,11 @@ class TrainConfig:
     lr: float = setting("learning rate of the half being made (second stage: of both halves)", 1e-4, low=0)
     partner_lr: float = setting(
         "learning rate of the other half, which the partners train", 1e-5, low=0, stages=_ONE
+    )
+    routing: bool = setting(
+        "each picture trains its own half only (Eq. 12); without it both, as in the published code",
+        True,
+        stages=_FRESH,
     )
     optimizer: str = setting(
         "second-stage optimizer (Sec. 4.3)",
@@ -178,6 +156,7 @@ class TrainConfig:
             "content": ("content_dir", "partner_dirs"),
             "style": ("style_dir", "partner_dirs"),
             "second": ("content_dir", "style_dir", "content_file", "style_file"),
+            "joint": ("content_dir", "style_dir"),
         }
         for name in needs[self.stage]:
             if not getattr(self, name):
@@ -206,7 +185,7 @@ class TrainConfig:
         return f"{self.content_prompt} in {_words(self.style_trigger, self.style_class)} style"
 
 
-_FUSED = "a fused file of the second stage, or any other LoRA file"
+FUSED = "a fused file of the second stage, or any other LoRA file"
 
 
 @dataclass(frozen=True)
@@ -218,7 +197,7 @@ class GenerateConfig:
     vae: str | None = setting("folder or name of an autoencoder that replaces the base model's", None)
     content_file: str | None = setting("a content file; with a style file the two are composed", None)
     style_file: str | None = setting("a style file; with a content file the two are composed", None)
-    lora_file: str | None = setting(_FUSED, None)
+    lora_file: str | None = setting(FUSED, None)
     prompts: tuple[str, ...] = setting("what to draw, one or more prompts", ())
     negative_prompt: str | None = setting("what to keep out", None)
     seeds: tuple[int, ...] = setting("one picture per seed and prompt", (77,))
@@ -240,32 +219,11 @@ class GenerateConfig:
             )
         if not self.seeds:
             raise UserError("--seeds is empty: give at least one number")
-        _one_source(self)
+        one_source(self)
 
 
-@dataclass(frozen=True)
-class ExportConfig:
-    """Settings of one export: concept files or a fused file to an ordinary LoRA file."""
-
-    output: str = setting("file to write, ending in .safetensors")
-    base_model: str = setting("the model the files were made for (only its layer sizes are read)", SDXL)
-    content_file: str | None = setting("a content file", None)
-    style_file: str | None = setting("a style file", None)
-    lora_file: str | None = setting(_FUSED, None)
-    content_strength: float = setting("dial of the content, folded into the file", 1.0)
-    style_strength: float = setting("dial of the style, folded into the file", 1.0)
-    dtype: str = setting("number format of the file", "fp16", choices=("fp32", "fp16", "bf16"))
-
-    def __post_init__(self) -> None:
-        check(self)
-        if not self.output.endswith(".safetensors"):
-            raise UserError(f"--output {self.output}: the name must end in .safetensors")
-        _one_source(self)
-        if not (self.lora_file or self.content_file or self.style_file):
-            raise UserError("nothing to export: give --content-file and --style-file, or --lora-file")
-
-
-def _one_source(config: GenerateConfig | ExportConfig) -> None:
+def one_source(config: Any) -> None:
+    """Raise UserError for a LoRA file beside concept files."""
     if config.lora_file and (config.content_file or config.style_file):
         raise UserError("--lora-file goes alone: it already holds a content and a style")
 
@@ -281,7 +239,7 @@ def _doc(cls: type, name: str) -> str:
 def resolve(cls: type, preset: str | None = None, file: str | Path | None = None, **flags: Any) -> Any:
     """Settings from, in rising order: the dataclass, the preset, the YAML file, the flags.
 
-    cls: TrainConfig (then `stage` is among the flags), GenerateConfig or ExportConfig. preset None: "sdxl"
+    cls: TrainConfig (then `stage` is among the flags) or another settings class. preset None: "sdxl"
     when a base model is named in file or flags, else "embedded". Raises UserError.
     """
     given = read_yaml(file) if file is not None else {}
@@ -301,12 +259,17 @@ def resolve(cls: type, preset: str | None = None, file: str | Path | None = None
     return cls(**{**_preset_row(cls, preset, given.get("stage")), **given})
 
 
+def takes_preset(cls: type) -> bool:
+    """Whether a preset changes anything of these settings."""
+    return cls is TrainConfig or cls.__name__ in JOBS
+
+
 def _preset_row(cls: type, preset: str, stage: str | None) -> Mapping[str, Any]:
     if preset not in PRESETS:
         raise UserError(f"--preset {preset!r}: choose one of {', '.join(PRESETS)}")
     row = PRESETS[preset]
-    if cls is ExportConfig:
-        return {"base_model": row["generate"]["base_model"]}
-    if cls is GenerateConfig:
-        return row["generate"]
-    return {**row["train"], **(row["second"] if stage == "second" else {})}
+    if cls is TrainConfig:
+        return {**row["train"], **(row["second"] if stage == "second" else {})}
+    known = {f.name for f in fields(cls)}
+    jobs = JOBS.get(cls.__name__, ())
+    return {name: value for job in jobs for name, value in row[job].items() if name in known}

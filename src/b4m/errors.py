@@ -7,3 +7,7 @@ class UserError(Exception):
     The message is one line: what was found, where, what was expected, what to do. The command line prints it
     as ``b4m: error: <line>`` and exits with status 2; nobody should ever see a traceback of it.
     """
+
+
+class Busy(UserError):
+    """Another process is at work in the same folder."""

@@ -23,6 +23,8 @@ def setting(
 ) -> Any:
     """A dataclass field with its help line, its checks, and the stages that show it as a flag (none: all)."""
     metadata = {"doc": doc, "choices": choices, "low": low, "high": high, "stages": stages}
+    if isinstance(default, dict):
+        return field(default_factory=default.copy, metadata=metadata)
     return field(default=default, metadata=metadata)
 
 
@@ -47,6 +49,8 @@ def check(config: Any) -> None:
 
 def convert(name: str, hint: Any, value: Any) -> Any:
     """`value` (from YAML, a flag or a caller) as the type `hint` of the field `name`, or UserError."""
+    if hint is Any:
+        return value
     if isinstance(hint, types.UnionType):  # X | None
         return None if value is None else convert(name, typing.get_args(hint)[0], value)
     wrong = UserError(f"{flag(name)} {value!r}: expected {_expected(hint)}")
@@ -55,6 +59,10 @@ def convert(name: str, hint: Any, value: Any) -> Any:
         if not isinstance(values, list | tuple):
             raise wrong
         return tuple(convert(name, typing.get_args(hint)[0], item) for item in values)
+    if typing.get_origin(hint) is dict:
+        if not isinstance(value, dict) or not all(isinstance(key, str) for key in value):
+            raise wrong
+        return {key: convert(name, typing.get_args(hint)[1], item) for key, item in value.items()}
     if hint in (str, bool):
         value = os.fspath(value) if hint is str and isinstance(value, os.PathLike) else value
         if not isinstance(value, hint):
@@ -74,6 +82,8 @@ def _expected(hint: Any) -> str:
         return _expected(typing.get_args(hint)[0])
     if typing.get_origin(hint) is tuple:
         return "a list, each " + _expected(typing.get_args(hint)[0])
+    if typing.get_origin(hint) is dict:
+        return "lines of the form 'name: value'"
     return {str: "text", int: "a whole number", float: "a number", bool: "true or false"}[hint]
 
 

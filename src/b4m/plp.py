@@ -1,4 +1,4 @@
-"""Partly learnable projection (Sec. 4.1, Eq. 4-11) as pure functions: basis, dW, compose, split.
+"""Partly learnable projection (Sec. 4.1, Eq. 4-11) as pure functions: basis, start, dW, compose, split.
 
 One linear layer of output width m and input width n gets a rank-r update dW = W_up W_down, whose factors are
 each cut in a frozen and a learnable part:
@@ -90,6 +90,21 @@ def basis(spec: BasisSpec, layer: str, m: int, n: int) -> tuple[Tensor, Tensor]:
         Q = _orthonormal(d_out + d_in, r, key + "AC")
         A, C = Q[:d_out], Q[d_out:].T
     return _float32(spec.scale * A), _float32(spec.scale * C)
+
+
+def start(spec: BasisSpec, layer: str, m: int, n: int) -> tuple[Tensor, Tensor]:
+    """B (m - d_out, r) and D (r, n - d_in) before training, float32: zero, so that dW = A C = 0.
+
+    Where nothing is frozen (ratio 0) zeros on both sides would be a saddle that no gradient leaves; there D
+    starts random and B at zero, as an ordinary LoRA does, and dW is still zero.
+    """
+    d_out, d_in = frozen_sizes(m, n, spec.ratio)
+    B, D = torch.zeros(m - d_out, spec.rank), torch.zeros(spec.rank, n - d_in)
+    if d_out == d_in == 0:
+        D = _float32(
+            spec.scale * _noise(n, spec.rank, json.dumps([spec.seed, layer, m, n, spec.rank]) + "D").T
+        )
+    return B, D
 
 
 def delta_weight(A: Tensor, B: Tensor, C: Tensor, D: Tensor, kind: str) -> Tensor:

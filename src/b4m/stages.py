@@ -1,4 +1,4 @@
-"""The three training jobs as data: which pictures fill which rows, which half learns how, what comes out."""
+"""The training jobs as data: which pictures fill which rows, which half learns how, what comes out."""
 
 import re
 from collections.abc import Sequence
@@ -26,17 +26,16 @@ class Plan:
     targets: tuple[str, ...]  # kinds that config.<kind>_dir shows
     partner: str | None  # kind of the partners, one row each (Sec. 4.2)
     result: str  # file name
-
-    @property
-    def routed(self) -> bool:
-        """Stage one sends a row's gradient to its kind's half alone (Eq. 12); the second stage to both."""
-        return self.partner is not None
+    makes: tuple[str, ...] = ()  # kinds it writes a concept file of
 
 
+FUSED = "pytorch_lora_weights.safetensors"
 PLANS = {
-    "content": Plan(("content",), "style", "content.safetensors"),
-    "style": Plan(("style",), "content", "style.safetensors"),
-    "second": Plan(("content", "style"), None, "pytorch_lora_weights.safetensors"),
+    "content": Plan(("content",), "style", "content.safetensors", ("content",)),
+    "style": Plan(("style",), "content", "style.safetensors", ("style",)),
+    "second": Plan(("content", "style"), None, FUSED),
+    # What the paper compares with: one run for one content and one style (JTtrain, w/o MCP-I).
+    "joint": Plan(("content", "style"), None, FUSED, ("content", "style")),
 }
 
 
@@ -67,6 +66,7 @@ class Stage:
     prompts: tuple[str, ...]  # of the pictures
     spec: BasisSpec
     layers: str
+    routed: bool  # a row's gradient reaches its kind's half alone (Eq. 12), else both
     concepts: dict[str, Concept]  # second stage: what it starts from
 
     @property
@@ -77,14 +77,14 @@ class Stage:
     @property
     def content_rows(self) -> int | None:
         """How many of them, the first ones, train B alone; the others train D alone. None: all train both."""
-        return sum(s.rows for s in self.sources if s.kind == "content") if self.plan.routed else None
+        return sum(s.rows for s in self.sources if s.kind == "content") if self.routed else None
 
     @property
     def is_target(self) -> torch.Tensor:
-        """(rows,) bool: the rows of the first term of Eq. 12. In the second stage, the content's."""
+        """(rows,) bool: the rows of the first term of Eq. 12; where both kinds are targets, the content's."""
         return torch.tensor(
             [
-                not source.partner if self.plan.routed else source.kind == "content"
+                not source.partner if self.plan.partner else source.kind == "content"
                 for source in self.sources
                 for _ in range(source.rows)
             ]
@@ -109,29 +109,31 @@ def gather(config: TrainConfig) -> Stage:
     plan = PLANS[config.stage]
     concepts = _concepts(config) if config.stage == "second" else {}
     groups = [
-        (kind, False, folder, _target_prompt(config, concepts, kind))
+        (kind, False, getattr(config, f"{kind}_dir"), _target_prompt(config, concepts, kind))
         for kind in plan.targets
-        for folder in [getattr(config, f"{kind}_dir")]
     ]
     partner_prompts = config.partner_prompts or [None] * len(config.partner_dirs)
     for folder, prompt in zip(config.partner_dirs if plan.partner else (), partner_prompts, strict=False):
-        groups.append((plan.partner, True, folder, prompt or partner_prompt(plan.partner, folder)))
+        groups.append((plan.partner, True, (folder,), prompt or partner_prompt(plan.partner, folder)))
     groups.sort(key=lambda group: list(HALVES).index(group[0]))  # content first; partners keep their order
 
     pictures: list[Picture] = []
     prompts: list[str] = []
     sources = []
-    for kind, partner, folder, prompt in groups:
-        found = load_folder(folder, config.resolution, config.fit)
+    for kind, partner, folders, prompt in groups:
+        found = [p for folder in folders for p in load_folder(folder, config.resolution, config.fit)]
         indices = tuple(range(len(pictures), len(pictures) + len(found)))
         sources.append(Source(kind, partner, indices, 1 if partner else config.target_rows))
         pictures += found
         prompts += [picture.caption or prompt for picture in found]
     spec = BasisSpec(config.basis_seed, config.rank, config.ratio, config.basis, config.basis_scale)
     layers = config.layers
+    routed = config.routing and not concepts
     if concepts:
         spec, layers = concepts["content"].spec, concepts["content"].layers
-    return Stage(config.stage, plan, tuple(sources), tuple(pictures), tuple(prompts), spec, layers, concepts)
+    return Stage(
+        config.stage, plan, tuple(sources), tuple(pictures), tuple(prompts), spec, layers, routed, concepts
+    )
 
 
 def _concepts(config: TrainConfig) -> dict[str, Concept]:
@@ -164,11 +166,11 @@ def install(stage: Stage, unet: UNet2DConditionModel, base_model: str) -> Adapte
 
 
 def optimizer(stage: Stage, config: TrainConfig, adapter: Adapter) -> torch.optim.Optimizer:
-    """Stage one: AdamW with a learning rate per half; second stage: what --optimizer says (Sec. 4.3)."""
+    """From nothing: AdamW with a learning rate per half; second stage: what --optimizer says (Sec. 4.3)."""
     lr = dict.fromkeys(HALVES, config.lr)
-    if stage.plan.routed:
+    if stage.plan.partner:
         lr[stage.plan.partner] = config.partner_lr
-    if stage.plan.routed or config.optimizer == "adamw":
+    if not stage.concepts or config.optimizer == "adamw":
         groups = [{"params": adapter.parameters_of(half), "lr": lr[half]} for half in HALVES]
         return torch.optim.AdamW(groups, weight_decay=config.weight_decay)
     options = {} if config.damping is None else {"damping": config.damping}
@@ -184,23 +186,31 @@ def save(
     path: Path,
     metadata: dict[str, str],
 ) -> None:
-    """Write the result: the target's half as a concept file, or both halves fused as an ordinary LoRA."""
-    kind = stage.plan.targets[0]
-    if stage.plan.routed:
-        words = {"prompt": _target_prompt(config, {}, kind), "trigger": getattr(config, f"{kind}_trigger")}
-        concept = Concept(
-            kind, adapter.half(kind), stage.spec, stage.layers, unet_hash(unet), {**metadata, **words}
+    """Write the result: the target's half as a concept file, both halves fused as an ordinary LoRA, or all."""
+    own = {
+        kind: Concept(
+            kind,
+            adapter.half(kind),
+            stage.spec,
+            stage.layers,
+            unet_hash(unet),
+            {
+                **metadata,
+                "prompt": _target_prompt(config, {}, kind),
+                "trigger": getattr(config, f"{kind}_trigger"),
+            },
         )
-        return save_concept(path, concept)
+        for kind in stage.plan.makes
+    }
+    for kind, concept in own.items():
+        save_concept(path.with_name(f"{kind}.safetensors"), concept)
+    if stage.plan.result != FUSED:
+        return
     words = {
         f"b4m.{kind}_{key}": concept.metadata[key]
-        for kind, concept in stage.concepts.items()
+        for kind, concept in (stage.concepts or own).items()
         for key in ("prompt", "trigger")
         if key in concept.metadata
     }
-    own = {
-        **spec_metadata(stage.spec),
-        "b4m.layers": stage.layers,
-        "b4m.unet_hash": stage.concepts["content"].unet_hash,
-    }
-    save_lora(path, adapter.lora(), {**{f"b4m.{k}": v for k, v in metadata.items()}, **own, **words})
+    basis = {**spec_metadata(stage.spec), "b4m.layers": stage.layers, "b4m.unet_hash": unet_hash(unet)}
+    save_lora(path, adapter.lora(), {**{f"b4m.{k}": v for k, v in metadata.items()}, **basis, **words})

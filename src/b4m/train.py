@@ -5,6 +5,7 @@ import signal
 import sys
 import time
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -20,6 +21,7 @@ from .checkpoint import load_state, save_state, write_atomic
 from .config import TrainConfig
 from .errors import UserError
 from .generate import grid, sample, save_png
+from .lock import exclusive
 from .objective import draw, objective
 from .plp import HALVES
 from .process import check_writable, deterministic, memory_advice, package_version, peak_mb, signals
@@ -41,13 +43,24 @@ def train(config: TrainConfig) -> TrainResult:
     """Run one job to its end and write its result. Run again, it goes on; a finished one is left as it is.
 
     Raises UserError for bad input (before anything is written), a state of other settings, a loss that is
-    not finite (the last state stays); SystemExit(128 + n) after signal n, once the step is saved.
+    not finite (the last state stays), a folder that another run is at work in; SystemExit(128 + n) after signal n, once the step is saved.
     """
     started = time.perf_counter()
     run = Run(config)
-    if run.finished:
-        run.say(f"finished before: {run.path} ({config.steps} steps); delete {run.folder} to train again")
-        return TrainResult(run.losses, 0.0, peak_mb(), run.path)
+    with exclusive(run.folder) if run.main else nullcontext():
+        run.find_state()
+        if run.finished:
+            run.say(f"finished before: {run.path} ({config.steps} steps); delete {run.folder} to train again")
+            return TrainResult(run.losses, 0.0, peak_mb(), run.path)
+        _loop(run)
+    result = TrainResult(run.losses, time.perf_counter() - started, peak_mb(), run.path)
+    run.say(f"{result.seconds:.0f} s, {result.peak_mb:.0f} MB at most: {result.path}")
+    return result
+
+
+def _loop(run: "Run") -> None:
+    """From the step that the run stands at to its last one, and its result."""
+    config = run.config
     with deterministic(), memory_advice(), signals() as received:
         run.load()
         bar = tqdm(
@@ -79,16 +92,13 @@ def train(config: TrainConfig) -> TrainResult:
                 run.say(f"stopped after step {run.step + 1} of {config.steps}; the same command continues")
                 raise SystemExit(128 + (received[0] if received else signal.SIGTERM))
         run.save_result()
-    result = TrainResult(run.losses, time.perf_counter() - started, peak_mb(), run.path)
-    run.say(f"{result.seconds:.0f} s, {result.peak_mb:.0f} MB at most: {result.path}")
-    return result
 
 
 class Run:
     """What a loop works on: the model, the rows, the optimizer, and where the run stands on disk."""
 
     def __init__(self, config: TrainConfig) -> None:
-        """Read and check all inputs but the base model, and find out how far an earlier run came."""
+        """Read and check all inputs but the base model."""
         self.config = config
         self.accelerator = _accelerator(config)
         self.main = self.accelerator.is_main_process
@@ -97,12 +107,15 @@ class Run:
         self.stage = stages.gather(config)
         self.path = self.folder / self.stage.plan.result
         self.settings = settings_of(config, self.stage.facts(), self.accelerator.num_processes)
+
+    def find_state(self) -> None:
+        """How far an earlier run came. Raises UserError if it had other settings."""
         found = load_state(self.folder / "state")
         self.step, self._tensors, self._meta = found if found else (0, {}, {})
         if found:
             check_same(self._meta["settings"], self.settings, self.folder)
         self.records = self._read_log()
-        self.finished = self.step == config.steps and self.path.exists()
+        self.finished = self.step == self.config.steps and self.path.exists()
 
     @property
     def losses(self) -> list[float]:
@@ -275,7 +288,7 @@ def _accelerator(config: TrainConfig) -> Accelerator:
 
 
 def _preview_prompt(config: TrainConfig) -> str:
-    if config.stage == "second":
+    if config.stage in ("second", "joint"):
         return config.both_prompt
     return config.prompt or (config.content_prompt if config.stage == "content" else config.style_prompt)
 
