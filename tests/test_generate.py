@@ -10,9 +10,10 @@ from diffusers import StableDiffusionXLPipeline
 from PIL import Image
 
 from b4m.checkpoint import load_concept, load_lora, save_concept, save_lora
-from b4m.config import ExportConfig, GenerateConfig, resolve
+from b4m.config import GenerateConfig, resolve
 from b4m.errors import UserError
 from b4m.export import export
+from b4m.export_config import ExportConfig
 from b4m.generate import attach, detach, generate, grid, has_dials, sample
 from b4m.sdxl import encode_guided, load_base
 
@@ -131,7 +132,7 @@ def test_files_that_do_not_fit_are_refused(pipe, trained, tmp_path):
             "seed 0 against 9",
         ),
         ({"style_file": str(tmp_path / "unet.safetensors")}, "another UNet"),
-        ({"lora_file": str(tmp_path / "layer.safetensors")}, "does not fit"),
+        ({"lora_file": str(tmp_path / "layer.safetensors")}, "do not fit"),
         ({"lora_file": str(tmp_path / "none.safetensors")}, "none.safetensors"),
     ):
         with pytest.raises(UserError, match=message):

@@ -1,4 +1,4 @@
-"""LoRA files: stock Diffusers loads what is written; every spelling of the keys reads to the same tensors."""
+"""LoRA files: stock Diffusers loads what is written; every dialect reads to the same tensors."""
 
 import json
 import logging
@@ -8,12 +8,13 @@ import torch
 from conftest import tiny_pipeline
 from safetensors.torch import load_file, save_file
 
+from b4m import dialects
 from b4m.errors import UserError
-from b4m.lora_file import load_lora, read_spec, save_lora, spec_metadata, split_lora
+from b4m.lora_file import DEPTH, load_lora, read_spec, save_lora, spec_metadata, split_lora
 from b4m.plp import KINDS, BasisSpec, basis, compose
 from b4m.storage import read_tensors
 
-ATTENTION = "down_blocks.0.attentions.0.transformer_blocks.0.attn"
+ATTENTION = "down_blocks.1.attentions.0.transformer_blocks.0.attn"
 LAYERS = {f"{ATTENTION}1.to_q": (12, 12), f"{ATTENTION}2.to_v": (12, 10), f"{ATTENTION}1.to_out.0": (12, 12)}
 RANK = 4
 
@@ -35,6 +36,14 @@ def older(prefix):
     return lambda layer, half: f"{prefix}{layer}.lora.{half}.weight"
 
 
+def kohya(block):
+    def name(layer, half):
+        _, tail = layer.split("attentions.0.")
+        return f"lora_unet_{block}_{tail.replace('.', '_')}.lora_{half}.weight"
+
+    return name
+
+
 def processor(prefix, marker="processor."):
     def name(layer, half):
         module, projection = layer.removesuffix(".0").rsplit(".", 1)
@@ -54,6 +63,8 @@ DIALECTS = {
     "processor": processor("unet."),
     "processor bare": processor(""),
     "published processor": processor("unet.unet."),
+    "kohya": kohya("down_blocks_1_attentions_0"),
+    "kohya original": kohya("input_blocks_4_1"),
     "out before it was a list": lambda layer, half: older("unet.")(layer.removesuffix(".0"), half),
 }
 
@@ -156,6 +167,103 @@ def test_stock_diffusers_loads_it_as_the_same_change_of_the_weights(path, caplog
         assert torch.allclose(found[f"{name}.weight"], weight, atol=1e-5), name
 
 
+def tensors_of(path):
+    return {key: (tensor.dtype, tensor.tolist()) for key, tensor in load_file(path).items()}
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
+@pytest.mark.parametrize("end", dialects.DIALECTS)
+@pytest.mark.parametrize("start", dialects.DIALECTS)
+def test_round_trips_between_all_pairs_of_dialects_lose_nothing(tmp_path, start, end, dtype):
+    one, two, three = (tmp_path / f"{name}.safetensors" for name in "abc")
+    metadata = {**spec_metadata(BasisSpec(3, RANK)), "modelspec.title": "teddy", "other": "größer"}
+    save_lora(one, pairs(), metadata, dtype, start)
+    layers, header = load_lora(one)
+    same(
+        layers,
+        {layer: (up.to(dtype).float(), down.to(dtype).float()) for layer, (up, down) in pairs().items()},
+    )
+    save_lora(two, layers, header, dtype, end)
+    again, header = load_lora(two)
+    same(again, layers)
+    assert metadata.items() <= header.items()
+    assert dialects.detect(load_file(two)) == [end]
+    save_lora(three, again, header, dtype, start)
+    assert tensors_of(three) == tensors_of(one) and read_tensors(three)[1] == read_tensors(one)[1]
+
+
+def test_kohya_files_hold_the_rank_as_alpha(path):
+    save_lora(path, pairs(), {}, torch.float16, "kohya")
+    alphas = {key: tensor for key, tensor in load_file(path).items() if key.endswith(".alpha")}
+    assert len(alphas) == len(LAYERS) and all(alpha == RANK and alpha.dim() == 0 for alpha in alphas.values())
+
+
+@pytest.mark.parametrize("dialect", dialects.DIALECTS)
+def test_ranks_may_differ_from_layer_to_layer(path, dialect):
+    mixed = {
+        layer: (up[:, : index + 1], down[: index + 1])
+        for index, (layer, (up, down)) in enumerate(pairs().items())
+    }
+    save_lora(path, mixed, {}, dialect=dialect)
+    same(load_lora(path)[0], mixed)
+    if dialects.DIALECTS[dialect].alpha:  # which Diffusers would give to the wrong layers
+        assert not any(key.endswith(".alpha") for key in load_file(path))
+
+
+def test_block_numbers_follow_the_depth_in_the_header(path):
+    save_lora(path, pairs(), {DEPTH: "1"}, dialect="kohya-original")
+    assert all("input_blocks_3_1_" in key for key in load_file(path))
+    same(load_lora(path)[0], pairs())
+    for depth in ("0", "x", "[1, 2]", "²", "9" * 5000):
+        refused(lambda depth=depth: save_lora(path, pairs(), {DEPTH: depth}, dialect="kohya-original"), path)
+
+
+@pytest.mark.parametrize("dialect", ["kohya", "kohya-original", "diffusers-processor"])
+def test_layers_that_a_dialect_cannot_name_are_refused_and_listed(path, dialect):
+    layers = {**pairs(), "time_embedding.linear_1": (torch.ones(4, 2), torch.ones(2, 4))}
+    refused(lambda: save_lora(path, layers, {}, dialect=dialect), path, "1 of 4", "time_embedding", dialect)
+    assert not path.exists()
+
+
+# the header
+
+
+def test_other_tools_see_the_trigger_words_and_that_it_is_sdxl(path):
+    save_lora(path, pairs(), {"b4m.content_trigger": "snq", "b4m.style_trigger": "w@z"})
+    _, header = read_tensors(path)
+    assert header["modelspec.trigger_phrase"] == "snq, w@z"
+    assert json.loads(header["ss_tag_frequency"]) == {"1_snq": {"snq": 1}, "1_w@z": {"w@z": 1}}
+    assert header["ss_base_model_version"].startswith("sdxl_")  # how A1111 tells it from SD 1
+    assert header["modelspec.implementation"] == "diffusers"
+    save_lora(path, pairs(), {})
+    assert not {"modelspec.trigger_phrase", "ss_tag_frequency"} & read_tensors(path)[1].keys()
+
+
+def test_what_the_file_itself_says_goes_over_the_defaults(path):
+    theirs = {
+        "modelspec.trigger_phrase": "mycat",
+        "ss_base_model_version": "sdxl_v2",
+        "modelspec.title": "Cat",
+    }
+    save_lora(path, pairs(), {**theirs, "modelspec.implementation": "diffusers"}, dialect="kohya-original")
+    _, header = read_tensors(path)
+    assert theirs.items() <= header.items()
+    assert header["modelspec.implementation"].endswith("generative-models")  # that is about this file's keys
+    assert json.loads(header["ss_tag_frequency"]) == {"1_mycat": {"mycat": 1}}
+
+
+@pytest.mark.parametrize("end", dialects.DIALECTS)
+def test_a_scale_is_not_folded_in_twice(path, tmp_path, end):
+    config = {"unet.r": RANK, "unet.lora_alpha": 8}
+    stale = {"ss_network_alpha": "8", "sshs_model_hash": "0", "modelspec.hash_sha256": "0x0"}
+    write(path, DIALECTS["peft"], metadata={"lora_adapter_metadata": json.dumps(config), **stale})
+    layers, header = load_lora(path)
+    save_lora(tmp_path / "again.safetensors", layers, header, dialect=end)
+    again, header = load_lora(tmp_path / "again.safetensors")
+    same(again, pairs(), scale=2.0)
+    assert not {"lora_adapter_metadata", *stale} & header.keys()
+
+
 # reading
 
 
@@ -165,7 +273,7 @@ def test_every_spelling_reads_to_the_same_tensors(path, dialect):
     same(load_lora(path)[0], pairs())
 
 
-@pytest.mark.parametrize("dialect", ["peft", "older", "published"])
+@pytest.mark.parametrize("dialect", ["peft", "older", "published", "kohya", "kohya original"])
 def test_alpha_is_folded_in(path, dialect):
     name = DIALECTS[dialect]
     alphas = {name(layer, "up").split(".lora")[0] + ".alpha": torch.tensor(1.0) for layer in LAYERS}
@@ -207,7 +315,9 @@ def test_adapter_metadata_of_another_kind_is_refused(path, config):
     [
         "text_encoder.text_model.encoder.layers.0.self_attn.q_proj.lora_A.weight",
         "text_encoder_2.text_model.encoder.layers.0.self_attn.q_proj.lora_linear_layer.up.weight",
-        "lora_unet_down_blocks_1_attentions_0_transformer_blocks_0_attn1_to_q.lora_up.weight",
+        "lora_unet_down_blocks_1_resnets_0_conv1.lora_up.weight",
+        "lora_unet_input_blocks_4_1_transformer_blocks_0_attn1_to_k.dora_scale",
+        "lora_te1_text_model_encoder_layers_0_mlp_fc1.lora_up.weight",
         "lora_te1_text_model.alpha",
         "unet.mid_block.attn1.to_q.lora_magnitude_vector",
         "unet.mid_block.attn1.to_q.dora_scale",
@@ -225,6 +335,11 @@ def test_unknown_keys_are_refused_and_listed(path, key):
 def test_of_many_unknown_keys_the_first_are_listed(path):
     save_file({f"x.{i:03}": torch.zeros(1) for i in range(500)}, path)
     refused(lambda: load_lora(path), path, "500 of 500", "x.000, x.001, x.002")
+
+
+def test_a_convolution_is_refused_and_listed(path):
+    write(path, DIALECTS["peft"], **{"unet.conv_in.lora_A.weight": torch.zeros(4, 4, 3, 3)})
+    refused(lambda: load_lora(path), path, "1 of 7 keys", "unet.conv_in.lora_A.weight", "convolutions")
 
 
 def test_incomplete_or_doubled_layers_are_refused(path):
@@ -246,7 +361,7 @@ def test_incomplete_or_doubled_layers_are_refused(path):
         (torch.zeros(12, 4), torch.full((4, 12), float("inf")), "infinite"),
         (torch.zeros(12, 4), torch.zeros(5, 12), "(5, 12)"),
         (torch.zeros(12, 0), torch.zeros(0, 12), "(12, 0)"),
-        (torch.zeros(12, 4, 1, 1), torch.zeros(4, 12), "matrix"),
+        (torch.zeros(12), torch.zeros(4, 12), "matrix"),
         (torch.zeros(12, 4, dtype=torch.int8), torch.zeros(4, 12), "int8"),
     ],
 )

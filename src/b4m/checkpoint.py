@@ -11,8 +11,9 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from .dialects import detect
 from .errors import UserError
-from .lora_file import load_lora, read_spec, save_lora, spec_metadata, split_lora
+from .lora_file import load_lora, read_depth, read_spec, save_lora, spec_metadata, split_lora, triggers
 from .plp import HALVES, BasisSpec
 from .storage import check_floats, fingerprint, read_tensors, shown, write_atomic, write_tensors
 from .training_state import load_state, save_state
@@ -127,12 +128,28 @@ def describe(path: Path | str) -> dict[str, object]:
         concept = load_concept(path)
         return {**facts, "type": f"{concept.kind} concept", "tensors": len(tensors), **_plain(metadata)}
     layers, metadata = load_lora(path)
-    ranks = sorted({down.shape[0] for _, down in layers.values()})
-    return {**facts, "type": "LoRA", "adapted layers": len(layers), "ranks": ranks, **_plain(metadata)}
+    lora = {
+        "dialect": ", ".join(detect(tensors, read_depth(shown(path), metadata))),
+        "adapted layers": len(layers),
+        "ranks": sorted({down.shape[0] for _, down in layers.values()}),
+        "dtypes": sorted(
+            {str(tensor.dtype).removeprefix("torch.") for tensor in tensors.values() if tensor.dim() > 1}
+        ),
+        "trigger words": ", ".join(map(_short, triggers(metadata))) or "not named",
+    }
+    return {**facts, "type": "LoRA", **lora, **_plain(metadata)}
 
 
 def _plain(metadata: Mapping[str, str]) -> dict[str, str]:
-    return {key.removeprefix("b4m."): metadata[key] for key in sorted(metadata) if key != "format"}
+    return {
+        _short(key.removeprefix("b4m.")): _short(metadata[key]) for key in sorted(metadata) if key != "format"
+    }
+
+
+def _short(text: str) -> str:
+    """What a stranger wrote, fit for a terminal: one line, and not the thousands of tags of some headers."""
+    line = text if text.isprintable() else ascii(text)
+    return line if len(line) <= 200 else f"{line[:200]}... ({len(text)} characters)"
 
 
 def _check(where: str, concept: Concept) -> None:

@@ -15,7 +15,7 @@ from .adapter import Adapter, PLPAttnProcessor
 from .checkpoint import check_pair, load_concept, load_lora, split_lora, write_atomic
 from .config import GenerateConfig
 from .errors import UserError
-from .lora_file import read_spec
+from .lora_file import check_layers, read_spec
 from .plp import HALVES
 from .sdxl import DTYPES, check_base, check_size, decode_latents, encode_guided, load_base
 
@@ -61,17 +61,13 @@ def _attach_lora(pipe: StableDiffusionXLPipeline, lora_file: str) -> None:
         check_base(metadata.get("b4m.unet_hash", ""), pipe.unet, lora_file, pipe.name_or_path)
         _install(pipe, spec, metadata["b4m.layers"], dict(zip(HALVES, split_lora(layers, spec), strict=True)))
         return
+    check_layers(lora_file, layers, pipe.unet, pipe.name_or_path)  # Diffusers would only warn of some
     state = {
         f"unet.{layer}.lora_{half}.weight": tensor
         for layer, (up, down) in layers.items()
         for half, tensor in (("A", down), ("B", up))
     }
-    try:
-        pipe.load_lora_weights(state)
-    except (ValueError, RuntimeError, KeyError) as error:
-        raise UserError(
-            f"{lora_file}: does not fit {pipe.name_or_path}: {' '.join(str(error).split())[:200]}"
-        ) from error
+    pipe.load_lora_weights(state)
 
 
 def _install(

@@ -1,41 +1,33 @@
-"""LoRA files: written as every other LoRA reader expects them, read in every Diffusers spelling of the keys.
+"""LoRA files: written in the dialect that a tool expects, read in every one; what their headers say.
 
 A layer is its module's full path in the UNet; its LoRA is a pair (up (m, r), down (r, n)), dW = up @ down.
 """
 
 import json
 import math
-import re
 from collections.abc import Mapping
 from pathlib import Path
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
+from .dialects import DIALECTS, SDXL_DEPTH, parse
 from .errors import UserError
 from .plp import BasisSpec, basis, frozen_sizes, split
 from .storage import FLOATS, check_floats, own, read_tensors, reason, shown, write_tensors
 
 Pairs = dict[str, tuple[Tensor, Tensor]]
 
-# What other tools read first (Stability's model specification); the caller's metadata goes over it.
-MODELSPEC = {
-    "modelspec.sai_model_spec": "1.0.0",
-    "modelspec.architecture": "stable-diffusion-xl-v1-base/lora",
-    "modelspec.implementation": "diffusers",
-}
-# The layer and what the tensor is, per dialect. Wrappers in front of the layer ("unet.", the doubled
-# "unet.unet.", peft's own) are taken off beforehand.
-_WRAPPERS = re.compile(r"^(base_model\.model\.)?(unet\.)*")
-_LAYER, _HALF = r"(?P<layer>[\w.]+?)", r"(?P<half>down|up)\.weight"
-_DIALECTS = (
-    re.compile(_LAYER + r"\.lora_(?P<half>[AB])(\.default)?\.weight"),
-    re.compile(_LAYER + r"\.lora\." + _HALF),
-    re.compile(_LAYER + r"(\.processor)?\.to_(?P<name>q|k|v|out)_lora\." + _HALF),
-    re.compile(_LAYER + r"\.(?P<half>alpha)"),
+DEPTH = "b4m.layers_per_block"  # in files with original block names, where it is not SDXL's
+# True of the file that was read and no longer of the one being written.
+_STALE = (
+    "format",
+    "lora_adapter_metadata",
+    "modelspec.hash_sha256",
+    "ss_network_alpha",
+    "sshs_legacy_hash",
+    "sshs_model_hash",
 )
-_PEFT = {"A": "down", "B": "up"}
-_FOREIGN = re.compile(r"text_encoder|lora_te|lora_unet_")  # whose keys end like ours
 
 
 def spec_metadata(spec: BasisSpec) -> dict[str, str]:
@@ -63,55 +55,133 @@ def read_spec(where: str, metadata: Mapping[str, str]) -> BasisSpec | None:
         ) from error
 
 
+def triggers(metadata: Mapping[str, str]) -> list[str]:
+    """The words that call a file's content and style, as its header names them."""
+    ours = [metadata.get(f"b4m.{name}") for name in ("trigger", "content_trigger", "style_trigger")]
+    named = [word for word in ours if word]
+    phrase = metadata.get("modelspec.trigger_phrase")
+    return named or ([phrase] if phrase else [])
+
+
+def header(
+    metadata: Mapping[str, str], title: str, implementation: str, kind: str = "/lora"
+) -> dict[str, str]:
+    """`metadata` as it goes into a file, with what other tools show of it unless it says so itself.
+
+    modelspec.*: Stability's model metadata specification. ss_*: kohya's names, by which A1111 tells SDXL from
+    SD 1 and lists trigger words. kind: "/lora", or "" for a whole model.
+    """
+    words = triggers(metadata)
+    shown_words = {
+        "modelspec.trigger_phrase": ", ".join(words),
+        "ss_tag_frequency": json.dumps({f"1_{word}": {word: 1} for word in words}),
+    }
+    return {
+        "modelspec.title": title,
+        "modelspec.architecture": "stable-diffusion-xl-v1-base" + kind,
+        "ss_base_model_version": "sdxl_base_v1-0",
+        **(shown_words if words else {}),
+        **{key: value for key, value in metadata.items() if key not in _STALE},
+        "modelspec.sai_model_spec": "1.0.0",
+        "modelspec.implementation": implementation,
+    }
+
+
 def save_lora(
-    path: Path | str, layers: Pairs, metadata: Mapping[str, str], dtype: torch.dtype = torch.float32
+    path: Path | str,
+    layers: Pairs,
+    metadata: Mapping[str, str],
+    dtype: torch.dtype = torch.float32,
+    dialect: str = "diffusers",
 ) -> None:
-    """Write an ordinary rank-r LoRA that stock Diffusers loads, atomically.
+    """Write an ordinary rank-r LoRA in one of DIALECTS, atomically.
 
     `layers`: layer -> (up (m, r), down (r, n)). `metadata`: header entries, written as given over the
-    modelspec defaults; with `spec_metadata` among them the file can be split again. Raises UserError for no
-    layer, for shapes that do not fit and for values that are not finite, also where `dtype` cannot hold them.
+    defaults of `header`; with `spec_metadata` among them the file can be split again. Raises UserError for no
+    layer, for shapes that do not fit, for values that are not finite, also where `dtype` cannot hold them, and
+    for layers that the dialect has no name for.
     """
     path = Path(path)
     if not layers:
         raise UserError(f"{shown(path)}: no layer to write; adapt at least one")
+    spelling = DIALECTS[dialect]
+    depth = read_depth(shown(path), metadata)
+    names = {layer: spelling.write(layer, depth) for layer in layers}
+    if nameless := sorted(layer for layer, name in names.items() if name is None):
+        raise UserError(
+            f"{shown(path)}: {len(nameless)} of {len(layers)} layers have no name in the dialect {dialect} "
+            f"({shown(', '.join(nameless[:3]))}); choose another --dialect"
+        )
     tensors = {}
     for layer, (up, down) in layers.items():
-        tensors[f"unet.{layer}.lora_A.weight"] = down.to(dtype)
-        tensors[f"unet.{layer}.lora_B.weight"] = up.to(dtype)
+        tensors[names[layer] + spelling.down] = down.to(dtype)
+        tensors[names[layer] + spelling.up] = up.to(dtype)
     check_floats(shown(path), tensors)
     _check_pairs(shown(path), layers)
-    write_tensors(path, tensors, {**MODELSPEC, "modelspec.title": path.stem, **metadata})
+    ranks = {layer: float(len(down)) for layer, (_, down) in layers.items()}
+    # Equal to the rank, since the scale is in the factors. Where ranks differ none is written, which means the same:
+    # Diffusers gives every layer the commonest of several alphas.
+    if spelling.alpha and len(set(ranks.values())) == 1:
+        tensors |= {f"{names[layer]}.alpha": torch.tensor(rank) for layer, rank in ranks.items()}
+    write_tensors(path, tensors, header(metadata, path.stem, spelling.implementation))
 
 
 def load_lora(path: Path | str) -> tuple[Pairs, dict[str, str]]:
     """Read a LoRA of the UNet: layer -> (up (m, r), down (r, n)) float32, and the file's metadata.
 
-    Keys: peft, the older Diffusers names, and the published doubled prefix. A scale of alpha / rank, given
-    per layer or in Diffusers' adapter metadata, is folded into `up`. Raises UserError for anything else.
+    Keys: those of any of DIALECTS. A scale of alpha / rank, given per layer or in Diffusers' adapter metadata,
+    is folded into `up`. Raises UserError for anything else, listing the first keys that are not understood.
     """
     where = shown(path)
     tensors, metadata = read_tensors(path)
+    depth = read_depth(where, metadata)
     parts: dict[str, dict[str, Tensor]] = {}
     unknown = []
     for key, tensor in tensors.items():
-        parsed = _parse(key)
-        if parsed is None:
+        parsed = parse(key, depth)
+        if parsed is None or parsed[2] != "alpha" and tensor.dim() > 2:  # more than two: a convolution
             unknown.append(key)
             continue
-        layer, half = parsed
+        _, layer, half = parsed
         if half in parts.setdefault(layer, {}):
             raise UserError(f"{where}: two tensors for the {half} half of {layer}; keep one of them")
         parts[layer][half] = tensor
     if unknown:
         raise UserError(
-            f"{where}: {len(unknown)} of {len(tensors)} keys are not LoRA weights of a Diffusers UNet "
-            f"({shown(', '.join(sorted(unknown)[:3]))}); convert the file to Diffusers keys, UNet only"
+            f"{where}: {len(unknown)} of {len(tensors)} keys are no LoRA of a linear layer of an SDXL UNet "
+            f"({shown(', '.join(sorted(unknown)[:3]))}); LoRAs of text encoders or convolutions, DoRA, LoHa and "
+            "LoKr are not supported: give a plain LoRA of the UNet"
         )
     if not parts:
         raise UserError(f"{where}: holds no LoRA weights; give a LoRA file")
     config = _adapter_config(where, metadata)
     return {layer: _fold(where, layer, parts[layer], config) for layer in sorted(parts)}, metadata
+
+
+def read_depth(where: str, metadata: Mapping[str, str]) -> int:
+    """layers_per_block of the UNet whose blocks a file numbers: SDXL's unless its header names another."""
+    value = metadata.get(DEPTH, str(SDXL_DEPTH))
+    if not (value.isascii() and value.isdigit() and 1 <= len(value) <= 3 and int(value)):
+        raise UserError(
+            f"{where}: layers_per_block {shown(value[:20])} is not one whole number, so blocks cannot be numbered; "
+            "use the dialect kohya"
+        )
+    return int(value)
+
+
+def check_layers(where: str, layers: Pairs, unet: nn.Module, base_model: str) -> None:
+    """Raise UserError, led by `where`, unless every pair fits a linear layer of `unet`, `base_model`'s UNet."""
+    widths = {
+        name: module.weight.shape for name, module in unet.named_modules() if isinstance(module, nn.Linear)
+    }
+    wrong = [
+        layer for layer, (up, down) in layers.items() if widths.get(layer) != (up.shape[0], down.shape[1])
+    ]
+    if wrong:
+        raise UserError(
+            f"{where}: {len(wrong)} of {len(layers)} layers do not fit the UNet of {base_model} "
+            f"({shown(', '.join(sorted(wrong)[:3]))}); give --base-model as it was in training"
+        )
 
 
 def split_lora(layers: Pairs, spec: BasisSpec) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
@@ -136,21 +206,6 @@ def split_lora(layers: Pairs, spec: BasisSpec) -> tuple[dict[str, Tensor], dict[
 def _owned(half: dict[str, Tensor]) -> dict[str, Tensor]:
     """Copies, so that the halves do not keep the whole file in memory."""
     return {layer: own(tensor) for layer, tensor in half.items()}
-
-
-def _parse(key: str) -> tuple[str, str] | None:
-    """A tensor's key -> (layer, "up" | "down" | "alpha"); None for a key of any other kind."""
-    bare = _WRAPPERS.sub("", key)
-    if _FOREIGN.match(bare):
-        return None
-    for pattern in _DIALECTS:
-        if found := pattern.fullmatch(bare):
-            layer, half = found["layer"], _PEFT.get(found["half"], found["half"])
-            if name := found.groupdict().get("name"):
-                layer += f".to_{name}"
-            # In older files to_out is one module; today it is a list of two.
-            return re.sub(r"\.to_out$", ".to_out.0", layer), half
-    return None
 
 
 def _fold(where: str, layer: str, parts: dict[str, Tensor], config: dict) -> tuple[Tensor, Tensor]:
