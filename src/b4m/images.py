@@ -50,12 +50,17 @@ def load_folder(folder: Path | str, size: int, fit: str = "crop") -> list[Pictur
     if size < 1 or fit not in FITS:
         raise UserError(f"pictures of size {size} with fit {fit!r}: expected 1 or more, and one of {FITS}")
     folder = Path(folder)
-    files = _picture_files(folder)
+    files = picture_files(folder)
     captions = _read_metadata((folder if folder.is_dir() else folder.parent) / "metadata.jsonl")
     return [_load(path, _caption(path, captions), size, fit) for path in files]
 
 
-def _picture_files(folder: Path) -> list[Path]:
+def open_pictures(path: Path | str) -> list[Image.Image]:
+    """The upright RGB pictures of a folder, sorted by name, or of one file; uncut. Raises UserError."""
+    return [_decode(file, _read(file)) for file in picture_files(Path(path))]
+
+
+def picture_files(folder: Path) -> list[Path]:
     """Paths with a picture's suffix, hidden files and subfolders left out; at least one, or UserError."""
     try:
         if not folder.is_dir():
