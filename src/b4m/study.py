@@ -1,0 +1,217 @@
+"""Run a study: every training and every picture once, by any number of processes at a time; then its table."""
+
+import json
+import time
+from pathlib import Path
+from statistics import median
+
+import torch
+from diffusers import StableDiffusionXLPipeline
+from tqdm import tqdm
+
+from .config import PRESETS, GenerateConfig, resolve
+from .errors import Busy
+from .evaluate import evaluate
+from .generate import attach, sample, save_png
+from .lock import exclusive
+from .manifest import Shot, write_manifest
+from .measure_config import EvaluateConfig, StudyConfig
+from .sdxl import DTYPES, load_base
+from .storage import write_atomic
+from .study_plan import Drawing, Plan, Training, read_study
+from .train import train
+
+POLL = 5.0  # seconds between looks at work that another process has in hand
+
+
+def _plan(config: StudyConfig) -> Plan:
+    return Plan(read_study(config.path, config.subjects), Path(config.output_dir))
+
+
+def dry_run(config: StudyConfig) -> str:
+    """What the study means, in lines: how many trainings and pictures, how many are done, how many hours are left."""
+    plan = _plan(config)
+    measured = _seconds(plan)
+    left = dict.fromkeys(dict(plan.costs()), 0)
+    for training in plan.trainings.values():
+        left[training.config.stage] += not training.result.exists()
+    left["picture"] = sum(
+        len(drawing.shots) for drawing in _drawings(plan) if not _done(plan, drawing).exists()
+    )
+    lines = [plan.study.title, f"rows: {', '.join(plan.study.rows)}"]
+    hours: float | None = 0.0
+    for name, count in plan.costs():
+        each = measured.get(name, plan.study.seconds.get(name))
+        hours = (
+            None
+            if hours is None or (each is None and left[name])
+            else hours + left[name] * (each or 0) / 3600
+        )
+        shown = "cost not known yet" if each is None else f"{each:.1f} s each"
+        lines.append(f"{name:8} {count:6}, {left[name]:6} to do, {shown}")
+    total = "not known before one of each is done" if hours is None else f"{hours:.1f}"
+    return "\n".join([*lines, f"hours left, one process: {total}"])
+
+
+def study(config: StudyConfig) -> Path | None:
+    """Do what is left of the study and write its results; the folder of these. None: another process writes them.
+
+    Start it as often as there are devices: a training or a pair's pictures is one process's at a time, and what
+    is done is not done again. Raises UserError; SystemExit(128 + n) after signal n, nothing lost.
+    """
+    plan = _plan(config)
+    easel = Easel(plan)
+    todo = list(plan.jobs.values())
+    with tqdm(total=len(todo), desc=config.path.stem, unit="job") as bar:
+        while todo:
+            left = [job for job in todo if not _do(plan, easel, job)]
+            bar.update(len(todo) - len(left))
+            if len(left) == len(todo):
+                time.sleep(POLL)
+            todo = left
+    try:
+        return _results(config, plan)
+    except Busy:
+        return None
+
+
+def _do(plan: Plan, easel: "Easel", job: Training | Drawing) -> bool:
+    """Whether the job is done now; not if it waits for another, or another process has it in hand."""
+    try:
+        if isinstance(job, Drawing):
+            return _done(plan, job).exists() or (_made(job) and easel.draw(job))
+        if not job.result.exists():
+            if not all(path.exists() for path in job.needs):
+                return False
+            fresh = not (job.folder / "state").exists()
+            result = train(job.config)
+            if fresh and result.seconds:  # of a run that was interrupted they would say too little
+                facts = {"seconds": round(result.seconds, 2), "peak_mb": round(result.peak_mb, 1)}
+                _write_json(job.folder / "seconds.json", facts)
+        return True
+    except Busy:
+        return False
+
+
+def _made(drawing: Drawing) -> bool:
+    return all(Path(path).exists() for path in drawing.files.values())
+
+
+class Easel:
+    """The base model, loaded once, on which one pair after another is drawn."""
+
+    def __init__(self, plan: Plan) -> None:
+        self.plan = plan
+        self.pipe: StableDiffusionXLPipeline | None = None
+
+    def draw(self, drawing: Drawing) -> bool:
+        """The pictures of one drawing, and a mark that they are whole. -> True. Raises Busy, UserError."""
+        study, folder = self.plan.study, self.plan.folder_of(drawing)
+        shared = {k: v for k, v in study.settings.items() if k in ("base_model", "vae", "mixed_precision")}
+        prompts, seeds = [text for _, text, _ in drawing.shots], [seed for _, _, seed in drawing.shots]
+        config: GenerateConfig = resolve(
+            GenerateConfig,
+            study.preset,
+            prompts=prompts,
+            seeds=seeds,
+            **{**shared, **drawing.files, **drawing.settings},
+        )
+        with exclusive(folder):
+            if self.pipe is None:
+                self.pipe = load_base(config.base_model, config.vae, DTYPES[config.mixed_precision]).to(
+                    _device()
+                )
+            started = time.perf_counter()
+            attach(self.pipe, config.content_file, config.style_file, config.lora_file)
+            pictures = sample(
+                self.pipe,
+                prompts,
+                seeds,
+                config.steps,
+                config.guidance,
+                config.size,
+                config.content_strength,
+                config.style_strength,
+                config.negative_prompt,
+            )
+            for (number, text, seed), picture in zip(drawing.shots, pictures, strict=True):
+                save_png(
+                    folder / _name(number, seed),
+                    picture,
+                    {"prompt": text, "seed": str(seed), **drawing.files},
+                )
+            seconds = (time.perf_counter() - started) / len(pictures)
+            _write_json(_done(self.plan, drawing), {"seconds": round(seconds, 3)})
+        return True
+
+
+def _drawings(plan: Plan) -> list[Drawing]:
+    """Each set of pictures once, however many rows show it."""
+    return [job for job in plan.jobs.values() if isinstance(job, Drawing)]
+
+
+def _name(number: int, seed: int) -> str:
+    return f"{number:02d}_seed{seed}.png"
+
+
+def _done(plan: Plan, drawing: Drawing) -> Path:
+    """Exists once all pictures of the drawing do."""
+    return plan.folder_of(drawing) / "seconds.json"
+
+
+def _write_json(path: Path, facts: dict) -> None:
+    write_atomic(
+        path, lambda partial: partial.write_text(json.dumps(facts, indent=1), encoding="utf-8") and None
+    )
+
+
+def _seconds(plan: Plan) -> dict[str, float]:
+    """Median seconds of each stage, and of a picture, over what has been done."""
+    found: dict[str, list[float]] = {}
+    marks = [(t.config.stage, t.folder / "seconds.json") for t in plan.trainings.values()]
+    for name, path in [*marks, *(("picture", _done(plan, drawing)) for drawing in _drawings(plan))]:
+        if path.exists():
+            found.setdefault(name, []).append(json.loads(path.read_text(encoding="utf-8"))["seconds"])
+    return {name: median(values) for name, values in found.items()}
+
+
+def _device() -> str:
+    return "cuda" if torch.cuda.is_available() else "cpu"
+
+
+def _results(config: StudyConfig, plan: Plan) -> Path:
+    """Score all pictures as `b4m evaluate` does, and say what each stage cost. Raises Busy, UserError."""
+    study, folder = plan.study, Path(config.output_dir) / "results" / config.path.stem
+    with exclusive(folder):
+        write_manifest(folder, _shots(plan))
+        settings = {**PRESETS[study.preset]["evaluate"], **study.evaluate}
+        evaluate(
+            EvaluateConfig(
+                **settings, pictures=str(folder), output_dir=str(folder), baseline=next(iter(study.rows))
+            )
+        )
+        _write_json(folder / "seconds.json", {"seconds": _seconds(plan), "threads": torch.get_num_threads()})
+    return folder
+
+
+def _shots(plan: Plan) -> list[Shot]:
+    """Every row's pictures. Their prompts are scored in plain words: no extractor knows a trigger word."""
+    study = plan.study
+    leaks = {judge: tuple(names) for judge, names in study.leaks.items()}
+    return [
+        Shot(
+            file=(plan.folder_of(drawing) / _name(number, seed)).absolute(),
+            prompt=study.prompts[number].format(**study.words(drawing.content, drawing.style)),
+            seed=seed,
+            content=study.word(drawing.content),
+            style=study.word(drawing.style),
+            content_dir=Path(drawing.content).absolute(),
+            style_dir=Path(drawing.style).absolute(),
+            row=drawing.row,
+            training_seed=drawing.training_seed,
+            labels=study.labels_of(drawing.content, drawing.style, number),
+            leaks=leaks,
+        )
+        for drawing in plan.drawings
+        for number, _, seed in drawing.shots
+    ]
