@@ -13,21 +13,23 @@ import shutil
 import sys
 import time
 from dataclasses import asdict
+from itertools import product
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(ROOT / "examples"))
 
 import torch
 from diffusers import StableDiffusionXLPipeline
 from PIL import Image
-from world import classifier
 
 from b4m.cli import quiet
-from b4m.config import EMBEDDED, TrainConfig, resolve
+from b4m.config import EMBEDDED, PRESETS, TrainConfig, resolve
 from b4m.errors import UserError
+from b4m.evaluate import load_extractors, score
 from b4m.generate import attach, grid, sample, save_png
 from b4m.images import load_folder
+from b4m.manifest import Shot, write_manifest
+from b4m.metrics import Interval, interval
 from b4m.sdxl import load_base
 from b4m.storage import write_atomic
 from b4m.train import TrainResult, train
@@ -98,15 +100,41 @@ def draw(
     return sample(pipe, texts, [*seeds] * len(asked), guidance=GUIDANCE, **dials)
 
 
-def score(pictures: list[Image.Image], content: str, style: str) -> dict[str, float]:
-    """Share of pictures that the world's classifier takes for this very content, for its class, and for this style."""
-    verdicts = classifier.name(classifier.load(), pictures)
-    share = lambda test: sum(map(test, verdicts)) / len(verdicts)  # noqa: E731
+SCORES = {
+    "content": "content",
+    "style": "style",
+    "prompt": "prompt",
+    "average": "average",
+    "content_right": "content right",
+    "style_right": "style right",
+    "both_right": "both right",
+}
+
+
+def measure(
+    drawn: dict[str, list[Image.Image]], asked: list[str], content: str, style: str, output: Path
+) -> dict[str, dict[str, Interval]]:
+    """Every variant's alignment scores and the judges' verdicts, with 95 % intervals over its pictures."""
+    labels = {"content": f"{content} instance", "style": style}
+    shots = []
+    for variant, pictures in drawn.items():
+        for number, (picture, (text, seed)) in enumerate(zip(pictures, product(asked, SEEDS), strict=True)):
+            path = output / "pictures" / variant.replace(" ", "-") / f"{number:02d}_seed{seed}.png"
+            save_png(path, picture, {"prompt": text, "seed": str(seed)})
+            plain = text.replace("snq ", "").replace("w@z ", "")  # no extractor knows a trigger word
+            folders = REFERENCES / "content" / content, REFERENCES / "style" / style
+            shots.append(Shot(path, plain, seed, content, style, *folders, row=variant, labels=labels))
+    write_manifest(output / "pictures", shots)
+    specs = PRESETS["embedded"]["evaluate"]
+    names = [str(ROOT / specs[f"{kind}_extractor"]) for kind in ("content", "style", "prompt")]
+    judges = {kind: str(ROOT / specs[f"{kind}_judge"]) for kind in ("content", "style")}
+    records = score(shots, load_extractors(*names, judges))
     return {
-        "content": share(lambda v: v.content == f"{content} instance"),
-        "style": share(lambda v: v.style == style),
-        "both": share(lambda v: v.content == f"{content} instance" and v.style == style),
-        "class": share(lambda v: v.content.split()[0] == content),
+        variant: {
+            name: interval([record[name] for record in records if record["row"] == variant])
+            for name in SCORES
+        }
+        for variant in drawn
     }
 
 
@@ -129,6 +157,20 @@ def show(columns: dict[str, list[Image.Image]], asked: list[str], content: str, 
     }
     cells = [pictures[row] for row in range(len(rows)) for pictures in table.values()]
     return grid(cells, len(table), rows, list(table))
+
+
+def table(scores: dict[str, dict[str, Interval]]) -> str:
+    """The scores as text: alignment as numbers, verdicts in percent."""
+    lines = ["", f"{'':30}" + "".join(f"{title:>22}" for title in SCORES.values())]
+    for variant, row in scores.items():
+        cells = [
+            "{:.0%} [{:.0%}, {:.0%}]".format(*value)
+            if name.endswith("right")
+            else "{:.3f} [{:.3f}, {:.3f}]".format(*value)
+            for name, value in row.items()
+        ]
+        lines.append(f"{variant:30}" + "".join(f"{cell:>22}" for cell in cells))
+    return "\n".join(lines)
 
 
 def main() -> int:
@@ -168,9 +210,8 @@ def main() -> int:
             output / result.path.name, lambda partial, made=result.path: shutil.copyfile(made, partial)
         )
     save_png(output / "grid.png", show(columns, shown, content, style), {"content": content, "style": style})
-    scores = {
-        name: score(draw(pipe, files, asked, SEEDS), content, style) for name, files in variants.items()
-    }
+    drawn = {name: draw(pipe, files, asked, SEEDS) for name, files in variants.items()}
+    scores = measure(drawn, asked, content, style, output)
 
     report = {
         "content": content,
@@ -192,14 +233,15 @@ def main() -> int:
             "pictures": len(asked) * len(SEEDS),
             "guidance": GUIDANCE,
             **DIALS,
-            **scores,
+            "intervals": "mean, low, high: 95 % bootstrap over the pictures of this one pair",
+            **{
+                variant: {name: value._asdict() for name, value in row.items()} for variant, row in scores.items()
+            },
         },
         "threads": torch.get_num_threads(),
     }
     write_atomic(output / "report.json", lambda path: path.write_text(json.dumps(report, indent=1)))
-    print(f"\n{'':32}content  style   both   ({len(asked) * len(SEEDS)} pictures each)")
-    for name, shares in scores.items():
-        print(f"{name:32}{shares['content']:7.0%}{shares['style']:7.0%}{shares['both']:7.0%}")
+    print(table(scores), f"{len(asked) * len(SEEDS)} pictures each; intervals over pictures", sep="\n")
     print(
         f"\n{report['seconds']:.0f} s. Look at {output / 'grid.png'}; all numbers are in {output / 'report.json'}"
     )

@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 import yaml
 from conftest import SIZE
 
@@ -126,7 +127,7 @@ def test_settings_files(common, folders, tmp_path, capsys):
     ]
     assert main([*command, "--dry-run"]) == 0
     shown = yaml.safe_load(capsys.readouterr().out)
-    assert (shown["steps"], shown["lr"], shown["content_dir"]) == (2, 0.5, folders["content"])
+    assert (shown["steps"], shown["lr"], shown["content_dir"]) == (2, 0.5, [folders["content"]])
     assert TrainConfig(**shown).partner_dirs == folders["styles"]
     assert not (tmp_path / "out").exists()
 
@@ -388,3 +389,71 @@ def test_two_processes_average_their_gradients(tiny_base, folders, tmp_path):
     assert all((one[layer] - two[layer]).abs().max() <= 1e-4 * one[layer].abs().max() for layer in one)
     assert len((tmp_path / "two/log.jsonl").read_text().splitlines()) == 3
     assert '"processes": 2' in next((tmp_path / "two/state").rglob("state.json")).read_text()
+
+
+def test_inspect_takes_its_file_without_a_flag(trained, tmp_path, capsys):
+    assert main(["inspect", trained["lora_file"], "--output", str(tmp_path)]) == 0
+    assert "interaction" in capsys.readouterr().out
+    assert (tmp_path / "inspection.png").exists() and (tmp_path / "inspection.json").exists()
+
+
+def test_split_gives_the_concept_files_back(trained, tiny_base, tmp_path, capsys):
+    lora = tmp_path / "pair.safetensors"
+    files = ["--content-file", trained["content_file"], "--style-file", trained["style_file"]]
+    assert main(["export", *files, "--base-model", tiny_base, "--output", str(lora), "--dtype", "fp32"]) == 0
+    assert main(["split", "--lora-file", str(lora), "--output-dir", str(tmp_path / "apart")]) == 0
+    for kind in ("content", "style"):
+        ours, theirs = (
+            load_concept(trained[f"{kind}_file"]),
+            load_concept(tmp_path / "apart" / f"{kind}.safetensors"),
+        )
+        assert all(torch.equal(tensor, theirs.tensors[layer]) for layer, tensor in ours.tensors.items())
+
+
+def test_study_shows_what_it_would_do(capsys, monkeypatch):
+    monkeypatch.chdir(ROOT)
+    assert main(["study", "table1-ablations", "--dry-run"]) == 0
+    out = capsys.readouterr().out
+    assert "w/o Orth" in out and "hours left" in out
+    assert main(["study", "no-such-table"]) == 2
+
+
+def test_evaluate_scores_a_pair_from_its_file(trained, tiny_base, folders, tmp_path, capsys):
+    encoders = ROOT / "examples" / "world" / "encoders"
+    models = [f"--{kind}-extractor={encoders / kind}" for kind in ("content", "style", "prompt")]
+    asked = [
+        "--prompts",
+        "a snq bear in w@z chalk style",
+        "--seeds",
+        "0",
+        "1",
+        "--steps",
+        "2",
+        "--size",
+        "16",
+    ]
+    folder = [
+        "--content-dir",
+        folders["content"],
+        "--style-dir",
+        folders["style"],
+        "--output-dir",
+        str(tmp_path),
+    ]
+    assert (
+        main(
+            [
+                "evaluate",
+                "--lora-file",
+                trained["lora_file"],
+                "--base-model",
+                tiny_base,
+                *models,
+                *asked,
+                *folder,
+            ]
+        )
+        == 0
+    )
+    out = capsys.readouterr().out
+    assert "content alignment" in out and (tmp_path / "results.json").exists()

@@ -12,26 +12,42 @@ ROOT = Path(b4m.__file__).parent
 LEVELS = {  # the table of the design; a helper that a module was split into stands below it
     "errors": -2,
     "fields": -1,  # for everyone
+    "presets": -1,
+    "dialects": -1,
     "plp": 0,
     "riemannian": 0,
     "config": 0,
     "metrics": 0,
     "storage": 0,
     "process": 0,
+    "preprocess": 0,
     "adapter": 1,
     "objective": 1,
     "images": 1,
+    "export_config": 1,
+    "measure_config": 1,
     "lora_file": 1,
     "training_state": 1,
+    "lock": 1,
+    "extractors": 1,
+    "inspection_report": 1,
     "resume": 1,
+    "logbook": 1,
+    "guard": 1,
     "sdxl": 2,
     "checkpoint": 2,
+    "manifest": 2,
     "stages": 3,
     "generate": 3,
     "export": 3,
+    "inspection": 3,
+    "doctor": 3,
     "train": 4,
-    "evaluate": 4,
-    "cli": 5,
+    "report": 4,
+    "study_plan": 4,
+    "evaluate": 5,
+    "study": 6,
+    "cli": 7,
 }
 MODULES = sorted(path for path in ROOT.glob("*.py") if path.name != "__init__.py")
 
@@ -70,7 +86,8 @@ def test_the_loop_fits_one_screen():
         for node in ast.parse((ROOT / "train.py").read_text(encoding="utf-8")).body
         if isinstance(node, ast.FunctionDef)
     }
-    assert functions["train"].end_lineno - functions["train"].lineno < 50
+    for name in ("train", "_loop"):
+        assert functions[name].end_lineno - functions[name].lineno < 50
 
 
 def test_help_waits_for_no_big_library():

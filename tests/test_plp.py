@@ -19,14 +19,30 @@ RATIOS = st.sampled_from((0, 0.125, 0.5, 0.75, 1))
 
 # sha256 of A's bytes followed by C's. Concept files rely on them: a changed digest is a changed file format.
 PINNED = {
-    (BasisSpec(seed=0, rank=64), "unet.layer.to_q", 1280, 1280):
-        "9c96c49d7bc533da51afe4ee1ba46c5c5850f500d25260845d470b0c29654278",
-    (BasisSpec(seed=7, rank=5, ratio=0.25), "b", 33, 20):
-        "7f168674ccd8541cc4fa0557d0020cd839a8beb781b2b8f943240b9f79531f8e",
-    (BasisSpec(seed=1, rank=16, kind="random"), "c", 96, 96):
-        "2851690c56804dcab54a7769b8827f180461150b85af1619e4a95b911f951deb",
-    (BasisSpec(seed=1, rank=16, kind="reference"), "c", 96, 128):
-        "30c8516c3eb2068021e1958545921e43c27e6714cc3505e097435fe1345fb3a2",
+    (
+        BasisSpec(seed=0, rank=64),
+        "unet.layer.to_q",
+        1280,
+        1280,
+    ): "9c96c49d7bc533da51afe4ee1ba46c5c5850f500d25260845d470b0c29654278",
+    (
+        BasisSpec(seed=7, rank=5, ratio=0.25),
+        "b",
+        33,
+        20,
+    ): "7f168674ccd8541cc4fa0557d0020cd839a8beb781b2b8f943240b9f79531f8e",
+    (
+        BasisSpec(seed=1, rank=16, kind="random"),
+        "c",
+        96,
+        96,
+    ): "2851690c56804dcab54a7769b8827f180461150b85af1619e4a95b911f951deb",
+    (
+        BasisSpec(seed=1, rank=16, kind="reference"),
+        "c",
+        96,
+        128,
+    ): "30c8516c3eb2068021e1958545921e43c27e6714cc3505e097435fe1345fb3a2",
 }
 DIGEST = """
 import hashlib, sys
@@ -95,7 +111,9 @@ def test_the_scale_grows_the_blocks_of_one_half_and_leaves_the_interaction():
     A, C = basis(BasisSpec(rank=r), "layer", m, n)
     for kind in KINDS:
         plain = basis(BasisSpec(rank=r, kind=kind), "layer", m, n)
-        for one, eight in zip(plain, basis(BasisSpec(rank=r, kind=kind, scale=8.0), "layer", m, n), strict=True):
+        for one, eight in zip(
+            plain, basis(BasisSpec(rank=r, kind=kind, scale=8.0), "layer", m, n), strict=True
+        ):
             assert torch.equal(8 * one, eight)
     B, D = torch.randn(12, r), torch.randn(r, 10)
     plain, scaled = delta_weight(A, B, C, D, "exact"), delta_weight(8 * A, B, 8 * C, D, "exact")

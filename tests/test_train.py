@@ -416,7 +416,9 @@ def test_joint_run_learns_both_from_nothing(changes, reaches, settings, tmp_path
 
 def test_joint_result_is_two_concepts_and_their_lora_and_a_second_stage_goes_on_from_it(settings, tmp_path):
     joint = train(settings("joint", tmp_path / "joint", ratio=0.0, routing=False, lr=0.05))
-    files = {f"{kind}_file": str(joint.path.with_name(f"{kind}.safetensors")) for kind in ("content", "style")}
+    files = {
+        f"{kind}_file": str(joint.path.with_name(f"{kind}.safetensors")) for kind in ("content", "style")
+    }
     content, style = (load_concept(file) for file in files.values())
     assert content.metadata["prompt"] == "a photo of snq object" and style.metadata["trigger"] == "w@z"
     layers, metadata = load_lora(joint.path)

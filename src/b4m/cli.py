@@ -1,4 +1,4 @@
-"""The command line: b4m train-content | train-style | second-stage | generate | export | info."""
+"""The command line: one subcommand per job, its flags made from the settings of the job."""
 
 import argparse
 import dataclasses
@@ -8,9 +8,12 @@ import typing
 from collections.abc import Sequence
 from typing import Any, NoReturn
 
-from .config import PRESETS, STAGES, ExportConfig, GenerateConfig, TrainConfig, resolve
+from .config import PRESETS, STAGES, GenerateConfig, TrainConfig, resolve, takes_preset
+from .doctor import DoctorConfig, doctor
 from .errors import UserError
+from .export_config import ExportConfig, SplitConfig
 from .fields import to_yaml
+from .measure_config import EvaluateConfig, InspectConfig, StudyConfig
 
 
 @dataclasses.dataclass(frozen=True)
@@ -21,6 +24,7 @@ class Command:
     example: str
     settings: type | None = None
     stage: str | None = None
+    argument: str | None = None  # the field that is given without a flag
 
 
 COMMANDS = {
@@ -46,6 +50,13 @@ COMMANDS = {
         TrainConfig,
         "second",
     ),
+    "train-joint": Command(
+        "Learn one content and one style in one run: what the paper compares with (JTtrain at --ratio 0 "
+        "--no-routing).",
+        "b4m train-joint --content-dir my_bear/ --style-dir chalk/ --ratio 0 --no-routing --output-dir outputs/joint",
+        TrainConfig,
+        "joint",
+    ),
     "generate": Command(
         "Draw pictures, with a dial for the content and a dial for the style.",
         "b4m generate --lora-file outputs/fused/pytorch_lora_weights.safetensors "
@@ -53,11 +64,39 @@ COMMANDS = {
         GenerateConfig,
     ),
     "export": Command(
-        "Write content and style files, or a fused file, as one ordinary LoRA file.",
+        "Write content and style files, or a LoRA file, as one LoRA file for any tool, or merged into the UNet.",
         "b4m export --content-file outputs/bear/content.safetensors "
         "--style-file outputs/chalk/style.safetensors "
-        "--output bear_chalk.safetensors --dtype fp16",
+        "--output bear_chalk.safetensors --dialect kohya-original",
         ExportConfig,
+    ),
+    "split": Command(
+        "Take a fused LoRA file apart again; writes content.safetensors and style.safetensors.",
+        "b4m split --lora-file outputs/fused/pytorch_lora_weights.safetensors --output-dir outputs/apart",
+        SplitConfig,
+    ),
+    "evaluate": Command(
+        "Score pictures: content, style and prompt alignment with intervals, as tables, plot and contact sheet.",
+        "b4m evaluate --lora-file outputs/fused/pytorch_lora_weights.safetensors --content-dir my_bear/ "
+        "--style-dir chalk/ --prompts 'a snq bear in w@z chalk style' --preset sdxl",
+        EvaluateConfig,
+    ),
+    "study": Command(
+        "Run a table of the paper, or one of your own: trainings, pictures, scores. Start it once per device.",
+        "b4m study table1-ablations --dry-run",
+        StudyConfig,
+        argument="study",
+    ),
+    "inspect": Command(
+        "Look inside a content, a style or a LoRA: size and rank of each block of each layer, as a picture.",
+        "b4m inspect outputs/fused/pytorch_lora_weights.safetensors --output outputs/inspection",
+        InspectConfig,
+        argument="file",
+    ),
+    "doctor": Command(
+        "Check this machine: versions, device, memory, disk, base model; says what would fail before it does.",
+        "b4m doctor --base-model stabilityai/stable-diffusion-xl-base-1.0 --mixed-precision bf16",
+        DoctorConfig,
     ),
     "info": Command("Say what a file holds.", "b4m info outputs/bear/content.safetensors"),
 }
@@ -105,12 +144,12 @@ def build_parser() -> argparse.ArgumentParser:
         sub.add_argument(
             "--config", metavar="FILE", default=None, help="YAML file with settings; flags win over it"
         )
-        sub.add_argument(
-            "--preset",
-            choices=sorted(PRESETS),
-            default=None,
-            help="settings to start from (default: sdxl if a base model is named, else embedded)",
-        )
+        if takes_preset(command.settings):
+            sub.add_argument(
+                "--preset",
+                choices=sorted(PRESETS),
+                help="settings to start from (default: sdxl if a base model is named, else embedded)",
+            )
         sub.add_argument(
             "--dry-run",
             action="store_true",
@@ -127,6 +166,9 @@ def _add_flags(parser: argparse.ArgumentParser, command: Command) -> None:
     for field in dataclasses.fields(command.settings):
         shown = command.stage is None or command.stage in (field.metadata["stages"] or STAGES)
         if field.name == "stage" or not shown:
+            continue
+        if field.name == command.argument:
+            parser.add_argument(field.name, metavar=field.name.upper(), help=field.metadata["doc"])
             continue
         flag = "--" + field.name.replace("_", "-")
         many = typing.get_origin(hints[field.name]) is tuple
@@ -153,36 +195,75 @@ def _run(arguments: argparse.Namespace) -> None:
     command = COMMANDS[given.pop("command")]
     if command.settings is None:
         return _info(given["file"])
-    file, preset, dry = given.pop("config"), given.pop("preset"), given.pop("dry_run")
+    file, preset, dry = given.pop("config"), given.pop("preset", None), given.pop("dry_run")
     if command.stage is not None:
         given["stage"] = command.stage
     config = resolve(command.settings, preset, file, **given)
     if dry:
         return _dry_run(config)
+    if command.settings is DoctorConfig:  # nothing big is imported before it: a library may be what is broken
+        return doctor(config, quiet)
     quiet()
-    if isinstance(config, TrainConfig):
-        from .train import (
-            train,
-        )  # here and below: torch and diffusers take seconds, which --help need not wait
+    _do(config)
 
-        train(config)
-    elif isinstance(config, GenerateConfig):
-        from .generate import generate
 
-        for path in generate(config):
-            print(path)
-    else:
-        from .export import export
+def _do(config: Any) -> None:
+    """The job behind `config`, and what it made. Imports here: torch takes seconds, which --help need not wait."""
+    match config:
+        case TrainConfig():
+            from .train import train
 
-        print(export(config))
+            train(config)
+        case GenerateConfig():
+            from .generate import generate
+
+            print(*generate(config), sep="\n")
+        case ExportConfig():
+            from .export import export
+
+            print(export(config))
+        case SplitConfig():
+            from .export import split
+
+            print(*split(config), sep="\n")
+        case EvaluateConfig():
+            from .evaluate import evaluate
+            from .report import tables
+
+            print(tables(evaluate(config)["summary"]), f"more in {config.output_dir}", sep="\n")
+        case StudyConfig():
+            from .study import study
+
+            folder = study(config)
+            print(
+                (folder / "results.md").read_text(encoding="utf-8")
+                if folder
+                else "another process writes the results"
+            )
+        case InspectConfig():
+            from .inspection import inspect
+            from .inspection_report import table
+
+            print(table(inspect(config)), f"more in {config.output}", sep="\n")
 
 
 def _dry_run(config: Any) -> None:
-    if isinstance(config, TrainConfig):
-        quiet()
-        from .stages import gather
+    """Check what can be checked without the base model, and say what would be done."""
+    match config:
+        case TrainConfig():
+            quiet()
+            from .stages import gather
 
-        gather(config)
+            gather(config)
+        case EvaluateConfig(pictures=str(folder)):
+            from .manifest import read_manifest
+
+            read_manifest(folder)
+        case StudyConfig():
+            quiet()
+            from .study import dry_run
+
+            return print(dry_run(config))
     print(to_yaml(config), end="")
 
 

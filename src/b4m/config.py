@@ -141,6 +141,11 @@ class TrainConfig:
     )
     gradient_checkpointing: bool = setting("less memory for about a third more time", False)
     max_grad_norm: float = setting("clip the gradient to this norm (0: never)", 1.0, low=0)
+    skip_not_finite: int = setting(
+        "leave out so many steps whose loss or gradient is not a finite number, then stop (0: stop at the first)",
+        0,
+        low=0,
+    )
     preview_every: int = setting("draw sample pictures every so many steps (0: never)", 0, low=0)
     preview_prompt: str | None = setting("prompt of the sample pictures (default: the concept's own)", None)
     checkpoint_every: int = setting(
@@ -236,19 +241,21 @@ def _doc(cls: type, name: str) -> str:
     return next(f.metadata["doc"] for f in fields(cls) if f.name == name)
 
 
-def resolve(cls: type, preset: str | None = None, file: str | Path | None = None, **flags: Any) -> Any:
+def resolve(
+    cls: type, preset: str | None = None, settings_file: str | Path | None = None, **flags: Any
+) -> Any:
     """Settings from, in rising order: the dataclass, the preset, the YAML file, the flags.
 
     cls: TrainConfig (then `stage` is among the flags) or another settings class. preset None: "sdxl"
     when a base model is named in file or flags, else "embedded". Raises UserError.
     """
-    given = read_yaml(file) if file is not None else {}
+    given = read_yaml(settings_file) if settings_file is not None else {}
     known = {f.name for f in fields(cls)}
     for key in [*given, *flags]:
         if key == "preset" and key in given:
             continue
         if key not in known:
-            where = file if key in given else "settings"
+            where = settings_file if key in given else "settings"
             raise UserError(f"{where}: unknown setting {key!r}; known: {', '.join(sorted(known))}")
     preset = preset or given.pop("preset", None)
     given = {**given, **flags}
