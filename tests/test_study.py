@@ -61,6 +61,10 @@ def test_a_study_from_nothing_to_its_table(config):
     assert {*seconds} == {"content", "style", "second", "picture"} and all(
         value > 0 for value in seconds.values()
     )
+    text = (folder / "results.md").read_text()
+    assert "b4m study" in text and "content alignment" in text
+    whole = sum(seconds[stage] for stage in ("content", "style", "second"))
+    assert f"| a new pair (Table 4) | {whole:.1f} |" in text and "joint run" not in text
 
 
 def test_killed_half_way_it_repeats_nothing_and_ends_the_same(config, tmp_path, monkeypatch):

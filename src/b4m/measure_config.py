@@ -102,6 +102,16 @@ class StudyConfig:
             raise UserError(f"study {self.study}: no such file, nor one of {FOLDER} ({known})")
 
     @property
+    def name(self) -> str:
+        """Of the folder of results: the study's, and that of the subjects it is run on instead of its own."""
+        return "-".join(Path(file).stem for file in (self.study, self.subjects) if file)
+
+    @property
+    def command(self) -> str:
+        """What runs this study again."""
+        return f"b4m study {self.study}" + (f" --subjects {self.subjects}" if self.subjects else "")
+
+    @property
     def path(self) -> Path:
         named = FOLDER / f"{self.study}.yaml"
         return named if named.exists() else Path(self.study)

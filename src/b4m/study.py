@@ -16,6 +16,7 @@ from .generate import attach, sample, save_png
 from .lock import exclusive
 from .manifest import Shot, write_manifest
 from .measure_config import EvaluateConfig, StudyConfig
+from .report import tables
 from .sdxl import DTYPES, load_base
 from .storage import write_atomic
 from .study_plan import Drawing, Plan, Training, read_study
@@ -31,25 +32,21 @@ def _plan(config: StudyConfig) -> Plan:
 def dry_run(config: StudyConfig) -> str:
     """What the study means, in lines: how many trainings and pictures, how many are done, how many hours are left."""
     plan = _plan(config)
-    measured = _seconds(plan)
     left = dict.fromkeys(dict(plan.costs()), 0)
     for training in plan.trainings.values():
         left[training.config.stage] += not training.result.exists()
     left["picture"] = sum(
         len(drawing.shots) for drawing in _drawings(plan) if not _done(plan, drawing).exists()
     )
+    each = {**plan.study.seconds, **_seconds(plan)}
     lines = [plan.study.title, f"rows: {', '.join(plan.study.rows)}"]
-    hours: float | None = 0.0
     for name, count in plan.costs():
-        each = measured.get(name, plan.study.seconds.get(name))
-        hours = (
-            None
-            if hours is None or (each is None and left[name])
-            else hours + left[name] * (each or 0) / 3600
-        )
-        shown = "cost not known yet" if each is None else f"{each:.1f} s each"
-        lines.append(f"{name:8} {count:6}, {left[name]:6} to do, {shown}")
-    total = "not known before one of each is done" if hours is None else f"{hours:.1f}"
+        cost = f"{each[name]:.1f} s each" if name in each else "cost not known yet"
+        lines.append(f"{name:8} {count:6}, {left[name]:6} to do, {cost}")
+    if unknown := [name for name, count in left.items() if count and name not in each]:
+        total = f"not known before one of each is done ({', '.join(unknown)})"
+    else:
+        total = f"{sum(count * each.get(name, 0) for name, count in left.items()) / 3600:.1f}"
     return "\n".join([*lines, f"hours left, one process: {total}"])
 
 
@@ -62,10 +59,14 @@ def study(config: StudyConfig) -> Path | None:
     plan = _plan(config)
     easel = Easel(plan)
     todo = list(plan.jobs.values())
-    with tqdm(total=len(todo), desc=config.path.stem, unit="job") as bar:
+    with tqdm(total=len(todo), desc=config.name, unit="job") as bar:
         while todo:
-            left = [job for job in todo if not _do(plan, easel, job)]
-            bar.update(len(todo) - len(left))
+            left = []
+            for job in todo:
+                if _do(plan, easel, job):
+                    bar.update()
+                else:
+                    left.append(job)
             if len(left) == len(todo):
                 time.sleep(POLL)
             todo = left
@@ -181,17 +182,42 @@ def _device() -> str:
 
 def _results(config: StudyConfig, plan: Plan) -> Path:
     """Score all pictures as `b4m evaluate` does, and say what each stage cost. Raises Busy, UserError."""
-    study, folder = plan.study, Path(config.output_dir) / "results" / config.path.stem
+    study, folder = plan.study, Path(config.output_dir) / "results" / config.name
     with exclusive(folder):
         write_manifest(folder, _shots(plan))
         settings = {**PRESETS[study.preset]["evaluate"], **study.evaluate}
-        evaluate(
+        scored = evaluate(
             EvaluateConfig(
                 **settings, pictures=str(folder), output_dir=str(folder), baseline=next(iter(study.rows))
             )
         )
-        _write_json(folder / "seconds.json", {"seconds": _seconds(plan), "threads": torch.get_num_threads()})
+        seconds = _seconds(plan)
+        _write_json(folder / "seconds.json", {"seconds": seconds, "threads": torch.get_num_threads()})
+        text = (
+            f"{study.title}. Command: `{config.command}`\n\n{tables(scored['summary'])}\n{timings(seconds)}"
+        )
+        write_atomic(
+            folder / "results.md", lambda partial: partial.write_text(text, encoding="utf-8") and None
+        )
     return folder
+
+
+def timings(seconds: dict[str, float]) -> str:
+    """Median seconds of each stage, and of the two cases of Tables 3 and 4, as Markdown."""
+    cases = {
+        "a content": ("content",),
+        "a style": ("style",),
+        "second stage": ("second",),
+        "joint run": ("joint",),
+        "a new style for a content at hand (Table 3)": ("style", "second"),
+        "a new pair (Table 4)": ("content", "style", "second"),
+    }
+    rows = [
+        f"| {case} | {sum(seconds[stage] for stage in stages):.1f} |"
+        for case, stages in cases.items()
+        if all(stage in seconds for stage in stages)
+    ]
+    return "\n".join(["| trained | median seconds |", "| --- | --- |", *rows, ""])
 
 
 def _shots(plan: Plan) -> list[Shot]:
