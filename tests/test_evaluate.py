@@ -185,7 +185,7 @@ def test_scores_are_cosines_of_the_extractors_features(shots, records, extractor
 
 
 def test_diversity_is_between_seeds_and_nothing_else(shots, records, extractors):
-    features = {shot.file: extractors.content.images(open_pictures(shot.file))[0] for shot in shots}
+    features = {shot.file: extractors.prompt.images(open_pictures(shot.file))[0] for shot in shots}
     for start in range(0, len(shots), 2):  # neighbours differ in their seed
         expected = 1 - cosine(features[shots[start].file], features[shots[start + 1].file])
         for record in records[start : start + 2]:

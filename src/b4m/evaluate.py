@@ -46,9 +46,9 @@ DRAWN_WITH = (  # settings that decide what a picture looks like
 class Extractors:
     """Who looks at the pictures: one model for each alignment, and a judge for each aspect that has labels."""
 
-    content: Extractor  # paper: DINOv2; also the one that diversity is measured with
+    content: Extractor  # paper: DINOv2
     style: Extractor  # paper: CLIP
-    prompt: Extractor  # paper: CLIP; must read texts
+    prompt: Extractor  # paper: CLIP; must read texts. Diversity is measured with it: it is blind to nothing
     judges: Mapping[str, Extractor] = field(default_factory=dict)  # by aspect: content, style, background
 
 
@@ -77,7 +77,8 @@ def score(shots: Sequence[Shot], extractors: Extractors, progress: bool = True) 
     """One record per picture, in their order: who it is (`report.IDENTITY`) and its scores (`report.SCORES`).
 
     content, style: cosine with the references, averaged over them; prompt: with the prompt; average of the three
-    (paper, Table 1). diversity: of the pictures that differ in the seed only, the same number for each of them.
+    (paper, Table 1). diversity: of the pictures that differ in the seed only, as
+    the prompt extractor sees them, the same number for each of them.
     With judges and labels 0 or 1: *_right, both_right, and leak_* where the judge names something of the shot's
     leaks that was not asked for; *_verdict is what was named. A score that does not apply is absent.
     Raises UserError: pictures that cannot be read, labels or leaks that the judge has no class for.

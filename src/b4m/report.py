@@ -37,7 +37,7 @@ SCORES = {**ALIGNMENTS, **SHARES}
 IDENTITY = ("file", "row", "content_name", "style_name", "prompt_text", "seed", "training_seed")
 Record = Mapping[str, Any]
 
-CELL = 192  # pixels of one picture of the sheet
+CELL = 128  # pixels of one picture of the sheet
 MAX_PAIRS, MAX_ROWS = 24, 12  # of the sheet
 
 
@@ -187,7 +187,7 @@ def write_results(
     write_atomic(folder / "results.md", lambda path: path.write_text(tables(summary), encoding="utf-8"))
     write_atomic(folder / "pictures.csv", lambda path: _write_csv(path, records))
     picture = sheet(shots)
-    write_atomic(folder / "sheet.webp", lambda path: picture.save(path, "WEBP", quality=90))
+    write_atomic(folder / "sheet.webp", lambda path: picture.save(path, "WEBP", quality=80))
     drawn = plot(summary)
     write_atomic(folder / "plot.png", lambda path: drawn.savefig(path, dpi=120))
     return results
