@@ -81,6 +81,6 @@ def memory_advice() -> Iterator[None]:
         yield
     except torch.OutOfMemoryError as error:
         raise UserError(
-            "the GPU's memory is not enough: use --mixed-precision bf16, --gradient-checkpointing, fewer "
-            "--target-rows or --partner-dirs, or a smaller --resolution; the last saved state stays"
+            "the GPU's memory is not enough: try --rows-per-pass 1, --gradient-checkpointing and "
+            "--mixed-precision bf16, in this order; the last saved state stays"
         ) from error

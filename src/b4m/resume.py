@@ -24,6 +24,8 @@ FREE = {
     "checkpoint_every",
     "tracker",
     "gradient_checkpointing",
+    "rows_per_pass",
+    "compile",
 }
 
 
