@@ -103,7 +103,9 @@ class _Riemannian(Optimizer):
                     torch._foreach_copy_(list(half), wide)  # rounded once
         return loss
 
-    def _move(self, half: Sequence[Tensor], wide: list[Tensor], directions: list[Tensor], group: dict) -> None:
+    def _move(
+        self, half: Sequence[Tensor], wide: list[Tensor], directions: list[Tensor], group: dict
+    ) -> None:
         """Step `wide`, the parameters `half` in float32 or wider, along `directions`, in place."""
         raise NotImplementedError
 
