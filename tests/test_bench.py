@@ -5,6 +5,7 @@ import json
 
 import pytest
 import torch
+from accelerate.state import AcceleratorState
 
 from b4m import bench as measured
 from b4m import bench_models, riemannian, rivals
@@ -29,7 +30,15 @@ CPU = torch.device("cpu")
 
 
 @pytest.fixture
-def tiny(monkeypatch):
+def own_precision():
+    """accelerate keeps one precision per process, unless it is told to forget it."""
+    AcceleratorState._reset_state(reset_partial_state=True)
+    yield
+    AcceleratorState._reset_state(reset_partial_state=True)
+
+
+@pytest.fixture
+def tiny(monkeypatch, own_precision):
     monkeypatch.setitem(bench_models.UNETS, "small", TINY)
     vae = dict(bench_models.VAES["small"], block_out_channels=(8,) * 4, latent_channels=4, norm_num_groups=4)
     monkeypatch.setitem(bench_models.VAES, "small", vae)
@@ -192,7 +201,7 @@ def test_estimate_is_what_autograd_keeps():
 
 
 @pytest.mark.slow
-def test_a_full_size_step_fits_24_gigabytes(tmp_path):
+def test_a_full_size_step_fits_24_gigabytes(tmp_path, own_precision):
     """Stable Diffusion XL's architecture, random weights, bfloat16, rank 64, 512 pixels, four samples, no GPU."""
     config = BenchConfig(size="sdxl", device="cpu", gradient_checkpointing=True, rows_per_pass=1)
     model = bench_models.base(config, CPU)

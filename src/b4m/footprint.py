@@ -5,10 +5,12 @@ from collections.abc import Sequence
 
 import psutil
 import torch
+import torch.nn.functional as F
 from diffusers import UNet2DConditionModel
 from diffusers.models.attention import BasicTransformerBlock
 from diffusers.models.resnet import ResnetBlock2D
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 
 from .config import TrainConfig
 from .objective import in_parts
@@ -58,10 +60,29 @@ def _activations(unet: UNet2DConditionModel, cache: Cache, checkpointing: bool) 
     given = _to_meta(cache.conditioning(torch.zeros(1, dtype=torch.long, device=cache.latents.device)))
     noisy = torch.empty(1, *cache.latents.shape[1:], dtype=unet.dtype, device="meta")
     like.disable_gradient_checkpointing()
-    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor), _FusedAttention():
         like(noisy, torch.empty(1, dtype=torch.long, device="meta"), **given)
     total = _bytes(kept.values())
     return total - sum(inside) + sum(inputs) + max(inside) if checkpointing and inside else total
+
+
+class _Attention(torch.autograd.Function):
+    """Keeps what a fused kernel keeps: its three arguments and its result, never the matrix between tokens."""
+
+    @staticmethod
+    def forward(ctx, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        y = q.new_empty(*q.shape[:-1], v.shape[-1])
+        ctx.save_for_backward(q, k, v, y)
+        return y
+
+
+class _FusedAttention(TorchFunctionMode):
+    """Tensors without numbers would take the kernel that keeps that matrix; devices take a fused one."""
+
+    def __torch_function__(self, func, types, args=(), kwargs=None):
+        if func is F.scaled_dot_product_attention:
+            return _Attention.apply(*args[:3])
+        return func(*args, **(kwargs or {}))
 
 
 def meta_copy(unet: UNet2DConditionModel) -> UNet2DConditionModel:
