@@ -140,3 +140,19 @@ def test_every_setting_is_documented_and_frozen(cls):
     assert all(len(field.metadata["doc"]) > 8 for field in dataclasses.fields(cls))
     with pytest.raises(dataclasses.FrozenInstanceError):
         resolve(ExportConfig, output="x.safetensors", lora_file="l").dtype = "fp32"
+
+
+@pytest.mark.parametrize(
+    "value", ["9" * 400, 10**400, 10**6000, "1" * 6000], ids=["text", "int", "huge int", "huge text"]
+)
+def test_a_number_of_hundreds_of_digits_is_one_line(value):
+    with pytest.raises(UserError, match="--lr") as error:
+        resolve(TrainConfig, **CONTENT, lr=value)
+    assert len(str(error.value)) < 400
+
+
+@pytest.mark.parametrize("text", ["lr: 2001-13-45", "steps: " + "1" * 5000, "[" * 5000, "lr: !!timestamp 9"])
+def test_odd_yaml_is_one_line(text, tmp_path):
+    (tmp_path / "x.yaml").write_text(text)
+    with pytest.raises(UserError, match="x.yaml|--steps"):
+        resolve(TrainConfig, None, tmp_path / "x.yaml", **CONTENT)

@@ -1,13 +1,16 @@
 """The loop: routing as in Eq. 12, the same file twice, resume bit for bit, nothing lost or half-written."""
 
+import hashlib
 import json
 import os
+import shutil
 import signal
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
+from accelerate import Accelerator
 from accelerate.state import AcceleratorState
 
 from b4m import stages
@@ -16,8 +19,10 @@ from b4m.adapter import HALVES
 from b4m.checkpoint import load_concept, load_lora, load_state
 from b4m.errors import UserError
 from b4m.lock import exclusive
+from b4m.logbook import Logbook
 from b4m.objective import add_noise, draw, regression_target, row_losses
 from b4m.sdxl import load_base
+from b4m.storage import PARTIAL
 from b4m.train import Run, train
 
 
@@ -142,48 +147,154 @@ def test_same_seed_same_file_another_seed_another(stage, settings, trained, tmp_
     assert not same_files(one.path, other.path) and one.losses != other.losses
 
 
-@pytest.mark.parametrize(
-    ("stage", "changes"),
-    [
-        ("content", {"lr_schedule": "cosine", "gradient_accumulation": 2}),
-        ("second", {}),
-        ("second", {"optimizer": "riemannian-sgd", "lr_schedule": "linear"}),
-    ],
-)
-@pytest.mark.parametrize("number", [signal.SIGTERM])
-def test_stopped_and_continued_is_the_run_that_was_not(
-    stage, changes, number, settings, trained, tmp_path, monkeypatch
-):
-    files = {k: trained[k] for k in ("content_file", "style_file")} if stage == "second" else {}
-    whole = train(settings(stage, tmp_path / "whole", steps=4, **files, **changes))
-    config = settings(stage, tmp_path / "parts", steps=4, **files, **changes)
+def stop_after(monkeypatch, step: int, number: int = signal.SIGTERM) -> None:
+    """The run gets a signal in the middle of that step."""
     micro_step = Run.micro_step
 
     def interrupted(self, index):
-        if self.step == 1 and index == 0:
+        if self.step == step - 1 and index == 0:
             os.kill(os.getpid(), number)
         return micro_step(self, index)
 
     monkeypatch.setattr(Run, "micro_step", interrupted)
-    with pytest.raises(SystemExit) as stopped:
-        train(config)
-    monkeypatch.undo()
-    assert stopped.value.code == 128 + number
-    assert (
-        load_state(tmp_path / "parts/state")[0] == 2 and not (tmp_path / "parts" / whole.path.name).exists()
-    )
-    assert signal.getsignal(number) is signal.SIG_DFL
+
+
+@pytest.mark.parametrize(
+    ("stage", "stops", "changes"),
+    [
+        ("content", [2], {"lr_schedule": "cosine", "gradient_accumulation": 2}),
+        ("content", [1, 3], {}),
+        ("style", [3], {"gradient_accumulation": 2, "target_rows": 2}),
+        ("second", [1, 3], {}),
+        ("second", [2], {"optimizer": "riemannian-sgd", "lr_schedule": "linear"}),
+        ("joint", [2], {"routing": False}),
+    ],
+    ids=lambda value: None if isinstance(value, dict) else str(value),
+)
+def test_stopped_and_continued_is_the_run_that_was_not(
+    stage, stops, changes, settings, trained, tmp_path, monkeypatch
+):
+    files = {k: trained[k] for k in ("content_file", "style_file")} if stage == "second" else {}
+    whole = train(settings(stage, tmp_path / "whole", steps=4, **files, **changes))
+    config = settings(stage, tmp_path / "parts", steps=4, **files, **changes)
+    for stop in stops:
+        with monkeypatch.context() as patch:
+            stop_after(patch, stop)
+            with pytest.raises(SystemExit) as stopped:
+                train(config)
+        assert stopped.value.code == 128 + signal.SIGTERM
+        assert load_state(tmp_path / "parts/state")[0] == stop
+        assert not (tmp_path / "parts" / whole.path.name).exists()
+    assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
     continued = train(config)
     assert same_files(whole.path, continued.path) and whole.losses == continued.losses
     logs = [(tmp_path / name / "log.jsonl").read_text() for name in ("whole", "parts")]
     assert logs[0] == logs[1] and len(logs[0].splitlines()) == 4
 
 
+def test_a_run_may_be_prolonged_also_when_it_was_finished(settings, tmp_path, capsys):
+    whole = train(settings("content", tmp_path / "whole", steps=4, lr_schedule="constant"))
+    short = train(settings("content", tmp_path / "run", steps=2, lr_schedule="constant"))
+    prolonged = train(settings("content", tmp_path / "run", steps=4, lr_schedule="constant"))
+    assert same_files(whole.path, prolonged.path) and whole.losses == prolonged.losses
+    assert short.losses == prolonged.losses[:2] and "learning rates" not in capsys.readouterr().out
+    with pytest.raises(UserError, match="--steps 3, and 4 are taken already"):
+        train(settings("content", tmp_path / "run", steps=3, lr_schedule="constant"))
+
+
+def test_prolonged_with_a_falling_rate_the_rates_follow_the_new_length(settings, tmp_path, capsys):
+    train(settings("content", tmp_path, steps=2, lr_schedule="cosine"))
+    longer = settings("content", tmp_path, steps=4, lr_schedule="cosine")
+    assert loaded(longer).schedule.get_last_lr()[0] == pytest.approx(
+        longer.lr / 2
+    )  # halfway down, not at its end
+    assert "--steps 4, before 2: the learning rates follow the new length" in capsys.readouterr().out
+
+
+def test_the_result_of_a_shorter_run_is_not_taken_for_that_of_the_longer_one(settings, tmp_path, monkeypatch):
+    """Prolonged, and killed between the last state and the result."""
+    whole = train(settings("content", tmp_path / "whole", steps=2, lr_schedule="constant"))
+    train(settings("content", tmp_path / "run", steps=1, lr_schedule="constant"))
+    with monkeypatch.context() as patch, pytest.raises(ZeroDivisionError):
+        patch.setattr(Run, "save_result", lambda self: 1 / 0)
+        train(settings("content", tmp_path / "run", steps=2, lr_schedule="constant"))
+    assert same_files(
+        whole.path, train(settings("content", tmp_path / "run", steps=2, lr_schedule="constant")).path
+    )
+
+
+def test_a_damaged_result_is_made_again_from_the_last_state(settings, tmp_path):
+    result = train(settings("content", tmp_path))
+    data = result.path.read_bytes()
+    result.path.write_bytes(data[:-1])
+    assert train(settings("content", tmp_path)).path.read_bytes() == data
+
+
+def test_a_damaged_newest_state_is_named_and_the_one_before_it_used(settings, tmp_path, capsys):
+    whole = train(settings("content", tmp_path / "whole", steps=3, lr_schedule="constant"))
+    train(settings("content", tmp_path / "run", steps=2, lr_schedule="constant", checkpoint_every=1))
+    path = tmp_path / "run/state/step-000002/tensors.safetensors"
+    data = bytearray(path.read_bytes())
+    data[-1] ^= 1
+    path.write_bytes(data)
+    continued = train(settings("content", tmp_path / "run", steps=3, lr_schedule="constant"))
+    assert same_files(whole.path, continued.path) and whole.losses == continued.losses
+    line = "step-000002: damaged training state (tensors.safetensors is not what was written)"
+    assert line in capsys.readouterr().out
+
+
+def test_a_log_with_a_torn_end_and_lost_lines_goes_on(settings, tmp_path):
+    """Power cuts and crashes: what is whole stays, each step once."""
+    train(settings("content", tmp_path, steps=3))
+    lines = (tmp_path / "log.jsonl").read_text().splitlines()
+    (tmp_path / "log.jsonl").write_text(
+        "\n".join([lines[0], lines[0], "[" * 99_999, lines[2], '{"step": 4, "lo'])
+    )
+    train(settings("content", tmp_path, steps=5))
+    assert [json.loads(line)["step"] for line in (tmp_path / "log.jsonl").open()] == [1, 3, 4, 5]
+
+
+def test_a_preview_that_a_kill_prevented_is_drawn_by_the_next_run(settings, tmp_path, monkeypatch):
+    changes = {"steps": 2, "preview_every": 2}
+    train(settings("content", tmp_path / "whole", **changes))
+    with monkeypatch.context() as patch, pytest.raises(ZeroDivisionError):
+        patch.setattr(Run, "preview", lambda self, taken: 1 / 0)
+        train(settings("content", tmp_path / "run", **changes))
+    train(settings("content", tmp_path / "run", **changes))
+    whole, parts = (list((tmp_path / name / "previews").iterdir()) for name in ("whole", "run"))
+    assert [path.name for path in parts] == ["step-000002.png"] and same_files(whole[0], parts[0])
+
+
+def test_tensorboard_has_every_step_once_after_a_crash(settings, tmp_path, monkeypatch):
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    config = settings("content", tmp_path, steps=4, tracker="tensorboard", checkpoint_every=1)
+    add = Logbook.add
+    with monkeypatch.context() as patch, pytest.raises(ZeroDivisionError):
+        patch.setattr(Logbook, "add", lambda self, record: (add(self, record), record["step"] == 3 and 1 / 0))
+        train(config)
+    losses = train(config).losses
+    events = EventAccumulator(str(tmp_path / "tensorboard")).Reload().Scalars("loss")
+    assert [(event.step, event.value) for event in events] == [
+        (step, pytest.approx(loss)) for step, loss in enumerate(losses, start=1)
+    ]
+
+
+def test_what_killed_writers_left_behind_goes(settings, tmp_path):
+    (tmp_path / "previews").mkdir()
+    for folder in (tmp_path, tmp_path / "previews"):
+        (folder / f"{PARTIAL}x.png").write_text("half")
+    train(settings("content", tmp_path, steps=1))
+    assert not list(tmp_path.rglob(f"{PARTIAL}*"))
+
+
 def test_a_crash_goes_back_to_the_last_state(settings, tmp_path, monkeypatch):
     whole = train(settings("style", tmp_path / "whole", steps=4))
     config = settings("style", tmp_path / "parts", steps=4, checkpoint_every=2)
-    log = Run.log
-    monkeypatch.setattr(Run, "log", lambda self, record: (log(self, record), record["step"] == 3 and 1 / 0))
+    add = Logbook.add
+    monkeypatch.setattr(
+        Logbook, "add", lambda self, record: (add(self, record), record["step"] == 3 and 1 / 0)
+    )
     with pytest.raises(ZeroDivisionError):
         train(config)
     monkeypatch.undo()
@@ -216,7 +327,7 @@ def test_a_finished_run_is_left_alone(settings, tmp_path, capsys, monkeypatch):
     [
         ({"rank": 8}, "rank 4, now it is 8"),
         ({"lr": 0.5}, "lr"),
-        ({"steps": 4}, "steps"),
+        ({"steps": 2}, "--steps 2, and 3 are taken already"),
         ({"seed": 1}, "seed"),
         ({"prompt": "x"}, "prompt"),
         ({"target_rows": 1}, "target-rows"),
@@ -246,7 +357,7 @@ def started(settings, factory) -> Path:
 
 
 def test_settings_that_do_not_matter_may_change(settings, folders, tmp_path_factory):
-    moved = {"preview_every": 1, "checkpoint_every": 1, "gradient_checkpointing": True}
+    moved = {"preview_every": 1, "checkpoint_every": 1, "gradient_checkpointing": True, "skip_not_finite": 1}
     assert train(settings("content", started(settings, tmp_path_factory), **moved)).seconds == 0
 
 
@@ -258,11 +369,129 @@ def test_a_loss_that_is_not_finite_stops_and_keeps_the_last_state(settings, tmp_
         "average",
         lambda self, values, stop: average(self, values * (float("nan") if self.step == 3 else 1), stop),
     )
-    with pytest.raises(UserError, match="nan at step 4"):
+    with pytest.raises(UserError, match="the loss is nan at step 4"):
         train(config)
     step, tensors, _ = load_state(tmp_path / "state")
     assert step == 2 and all(torch.isfinite(tensor).all() for tensor in tensors.values())
     assert not (tmp_path / "content.safetensors").exists()
+
+
+def poison(monkeypatch, config, step: int, name: str, gradient: bool) -> None:
+    """In that step the picture `name` has a loss of NaN, or only a gradient of NaN."""
+    denoiser = Run.denoiser
+
+    def poisoned(run, rows):
+        inner = denoiser(run, rows)
+        hit = [run.step == step - 1 and run.stage.pictures[i].path.name == name for i in rows.tolist()]
+        factor = torch.where(torch.tensor(hit), float("nan"), 1.0)[:, None, None, None]
+
+        def predict(noisy, timesteps):
+            out = inner(noisy, timesteps)
+            if not gradient:
+                return out * factor
+            out.register_hook(lambda g: g * factor)
+            return out
+
+        return predict
+
+    monkeypatch.setattr(Run, "denoiser", poisoned)
+
+
+def bear(folders, tmp_path) -> str:
+    """A content of one picture with a name of its own."""
+    (tmp_path / "in").mkdir()
+    shutil.copy(Path(folders["content"]) / "0.png", tmp_path / "in/bear.png")
+    return str(tmp_path / "in")
+
+
+@pytest.mark.parametrize("gradient", [False, True])
+@pytest.mark.parametrize("clip", [0.0, 1.0])
+def test_what_is_not_finite_is_named_by_step_row_and_picture(
+    settings, folders, tmp_path, monkeypatch, gradient, clip
+):
+    config = settings(
+        "content",
+        tmp_path / "out",
+        content_dir=bear(folders, tmp_path),
+        checkpoint_every=1,
+        max_grad_norm=clip,
+    )
+    poison(monkeypatch, config, 2, "bear.png", gradient)
+    with pytest.raises(UserError) as caught:
+        train(config)
+    message, what = str(caught.value), "the gradient is not finite" if gradient else "the loss is nan"
+    assert f"{what} at step 2 in row 1 ({tmp_path}/in/bear.png)" in message
+    assert "chalk" not in message and "neon" not in message  # the partners had no part in it
+    step, tensors, _ = load_state(tmp_path / "out/state")
+    assert step == 1 and all(torch.isfinite(tensor).all() for tensor in tensors.values())
+    assert not (tmp_path / "out/content.safetensors").exists()
+
+
+def test_steps_that_are_not_finite_may_be_left_out_up_to_a_count(settings, folders, tmp_path, monkeypatch):
+    pictures = {"content_dir": bear(folders, tmp_path), "steps": 3, "checkpoint_every": 1}
+    config = settings("content", tmp_path / "out", skip_not_finite=1, **pictures)
+    poison(monkeypatch, config, 2, "bear.png", False)
+    result = train(config)
+    records = [json.loads(line) for line in (tmp_path / "out/log.jsonl").open()]
+    assert "bear.png" in records[1]["skipped"] and "loss" not in records[1] and len(records) == 3
+    assert result.losses == [records[0]["loss"], records[2]["loss"]]
+    with monkeypatch.context() as patch:  # the next one is one too many, also for a run that goes on
+        poison(patch, config, 4, "bear.png", True)
+        with pytest.raises(UserError, match="the gradient is not finite at step 4"):
+            train(replace(config, steps=5))
+        assert len(train(replace(config, steps=5, skip_not_finite=2)).losses) == 3
+
+
+def test_a_step_left_out_moves_nothing(settings, folders, tmp_path, monkeypatch):
+    run = loaded(settings("content", tmp_path, skip_not_finite=1))
+    before = [parameter.detach().clone() for parameter in run.parameters]
+    run.micro_step(0)
+    run.parameters[0].grad[0, 0] = float("inf")
+    assert run.advance(1.0) is False
+    assert all(torch.equal(old, new) for old, new in zip(before, run.parameters, strict=True))
+
+
+def test_weights_that_are_not_finite_are_never_saved(settings, tmp_path, monkeypatch):
+    advance = Run.advance
+
+    def explode(run, loss):
+        moved = advance(run, loss)
+        run.parameters[3].data[0, 0] = float("inf") if run.step == 1 else 0.0
+        return moved
+
+    monkeypatch.setattr(Run, "advance", explode)
+    with pytest.raises(UserError, match="weights are not finite after step 2"):
+        train(settings("content", tmp_path, checkpoint_every=1))
+    step, tensors, _ = load_state(tmp_path / "state")
+    assert step == 1 and all(torch.isfinite(tensor).all() for tensor in tensors.values())
+
+
+def test_a_log_that_cannot_be_written_is_one_line(tmp_path):
+    book = Logbook(tmp_path, Accelerator(), 0)
+    (tmp_path / "log.jsonl").mkdir()
+    with pytest.raises(UserError, match="log.jsonl: cannot be written .*the last saved state stays"):
+        book.add({"step": 1, "loss": 0.5})
+
+
+def test_pictures_may_go_while_a_run_is_under_way(settings, folders, tmp_path, monkeypatch):
+    """All pictures are in memory before the first step, and pictures.json says which they were."""
+    whole = train(settings("content", tmp_path / "whole"))
+    copy = tmp_path / "pictures"
+    shutil.copytree(folders["content"], copy)
+    sums = [hashlib.sha256(path.read_bytes()).hexdigest() for path in sorted(copy.iterdir())]
+    micro_step = Run.micro_step
+
+    def careless(run, index):
+        shutil.rmtree(copy, ignore_errors=True)
+        return micro_step(run, index)
+
+    monkeypatch.setattr(Run, "micro_step", careless)
+    assert same_files(train(settings("content", tmp_path / "run", content_dir=str(copy))).path, whole.path)
+    rows = json.loads((tmp_path / "run/pictures.json").read_text())
+    assert [row["sha256"] for row in rows if row["shows"] == "content"] == sums
+    assert [Path(row["file"]).name for row in rows] == ["0.png", "1.png", "2.png", "0.png", "0.png", "1.png"]
+    assert {row["shows"] for row in rows} == {"content", "partner style"}
+    assert rows[0]["prompt"] == "a photo of snq object"
 
 
 def test_a_gpu_that_is_too_small_is_told_in_one_line(settings, tmp_path, monkeypatch):
@@ -408,11 +637,11 @@ def test_joint_run_learns_both_from_nothing(changes, reaches, settings, tmp_path
     run.denoiser = partner_free(run.denoiser, run.config.target_rows)  # only content rows have a gradient
     run.micro_step(0)
     total = {name: parameter.grad.abs().sum() for name, parameter in run.named.items()}
-    assert all(value > 0 for name, value in total.items() if name.startswith("B"))
+    assert all(value > 0 for name, value in total.items() if name.startswith("content"))
     if reaches == "its own":
-        assert not any(value > 0 for name, value in total.items() if name.startswith("D"))
+        assert not any(value > 0 for name, value in total.items() if name.startswith("style"))
     elif "ratio" not in changes:  # at ratio 0, B is zero at the start, and D waits for it as in any LoRA
-        assert all(value > 0 for name, value in total.items() if name.startswith("D"))
+        assert all(value > 0 for name, value in total.items() if name.startswith("style"))
 
 
 def test_joint_result_is_two_concepts_and_their_lora_and_a_second_stage_goes_on_from_it(settings, tmp_path):

@@ -22,6 +22,9 @@ __all__ = [
 ]
 
 STAGES = ("content", "style", "second", "joint")
+PATHS = ("base_model", "vae", "_dir", "_dirs", "_file")  # how names of settings end that hold paths
+MAX_TEXT = 4000  # characters: no path is longer, and no prompt is read that far
+MAX_NAME = 255  # of one name in a path
 _ONE = ("content", "style")  # the two stage-one jobs
 _FRESH = (*_ONE, "joint")  # the jobs that start from nothing
 _CONTENT, _STYLE = (
@@ -90,6 +93,7 @@ class TrainConfig:
         "seed of the frozen parts: a content and a style compose only when theirs agree",
         0,
         low=0,
+        high=2**63 - 1,
         stages=_FRESH,
     )
     layers: str = setting(
@@ -98,17 +102,19 @@ class TrainConfig:
         choices=("square", "all"),
         stages=_FRESH,
     )
-    seed: int = setting("seed of noise, timesteps and the order of the pictures", 77, low=0)
-    resolution: int = setting("side of the training pictures in pixels", 512, low=8)
+    seed: int = setting("seed of noise, timesteps and the order of the pictures", 77, low=0, high=2**63 - 1)
+    resolution: int = setting("side of the training pictures in pixels", 512, low=8, high=8192)
     fit: str = setting(
         "cut pictures to a centred square, or fit them whole on white", "crop", choices=("crop", "pad")
     )
     steps: int = setting("optimizer steps", 1000, low=1)
     target_rows: int = setting("pictures of the concept in every pass through the model", 1, low=1)
     gradient_accumulation: int = setting("passes per optimizer step", 4, low=1)
-    lr: float = setting("learning rate of the half being made (second stage: of both halves)", 1e-4, low=0)
+    lr: float = setting(
+        "learning rate of the half being made (second stage: of both halves)", 1e-4, low=0, high=1000
+    )
     partner_lr: float = setting(
-        "learning rate of the other half, which the partners train", 1e-5, low=0, stages=_ONE
+        "learning rate of the other half, which the partners train", 1e-5, low=0, high=1000, stages=_ONE
     )
     routing: bool = setting(
         "each picture trains its own half only (Eq. 12); without it both, as in the published code",
@@ -127,7 +133,7 @@ class TrainConfig:
         low=1e-12,
         stages=("second",),
     )
-    weight_decay: float = setting("decoupled weight decay of the learnable halves", 0.01, low=0)
+    weight_decay: float = setting("decoupled weight decay of the learnable halves", 0.01, low=0, high=1000)
     lr_schedule: str = setting(
         "course of the learning rates", "constant", choices=("constant", "linear", "cosine")
     )
@@ -165,6 +171,7 @@ class TrainConfig:
 
     def __post_init__(self) -> None:
         check(self)
+        _check_texts(self)
         needs = {
             "content": ("content_dir", "partner_dirs"),
             "style": ("style_dir", "partner_dirs"),
@@ -196,6 +203,23 @@ class TrainConfig:
     def both_prompt(self) -> str:
         """The prompt that calls both: "a photo of snq teddybear in w@z yarn art style"."""
         return f"{self.content_prompt} in {_words(self.style_trigger, self.style_class)} style"
+
+
+def _check_texts(config: TrainConfig) -> None:
+    """Raise UserError for text that cannot be written to a result, or names no file on any machine."""
+    for f in fields(config):
+        value = getattr(config, f.name)
+        for text in value if isinstance(value, tuple) else (value,):
+            if not isinstance(text, str):
+                continue
+            path = f.name.endswith(PATHS)
+            if not text and path:
+                raise UserError(f"{flag(f.name)} is empty: {f.metadata['doc']}")
+            long = len(text) > MAX_TEXT or path and max(map(len, text.split("/"))) > MAX_NAME
+            if long or "\0" in text or any("\ud800" <= letter <= "\udfff" for letter in text):
+                raise UserError(
+                    f"{flag(f.name)} {text[:40]!a}: too long, or not UTF-8 text; rename the folder or the file"
+                )
 
 
 FUSED = "a fused file of the second stage, or any other LoRA file"

@@ -53,7 +53,7 @@ def convert(name: str, hint: Any, value: Any) -> Any:
         return value
     if isinstance(hint, types.UnionType):  # X | None
         return None if value is None else convert(name, typing.get_args(hint)[0], value)
-    wrong = UserError(f"{flag(name)} {value!r}: expected {_expected(hint)}")
+    wrong = UserError(f"{flag(name)} {_brief(value)}: expected {_expected(hint)}")
     if typing.get_origin(hint) is tuple:
         values = [value] if isinstance(value, str | int | os.PathLike) else value
         if not isinstance(values, list | tuple):
@@ -70,11 +70,21 @@ def convert(name: str, hint: Any, value: Any) -> Any:
         return value
     try:
         number = hint(value)  # of text too: flags are text, and YAML reads 1e-4 as text
+        finite = math.isfinite(number)
     except (TypeError, ValueError, OverflowError):
         raise wrong from None
-    if isinstance(value, bool) or not math.isfinite(number) or not isinstance(value, str) and number != value:
+    if isinstance(value, bool) or not finite or not isinstance(value, str) and number != value:
         raise wrong
     return number
+
+
+def _brief(value: Any) -> str:
+    """A value as an error line shows it; Python itself refuses to write out a number of thousands of digits."""
+    try:
+        text = repr(value)
+    except ValueError:
+        return "of thousands of digits"
+    return text if len(text) <= 200 else f"{text[:200]}..."
 
 
 def _expected(hint: Any) -> str:
@@ -93,7 +103,12 @@ def read_yaml(path: str | Path) -> dict[str, Any]:
         values = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
     except OSError as error:
         raise UserError(f"{path}: cannot be read ({error.strerror})") from error
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+    except (
+        yaml.YAMLError,
+        ValueError,
+        RecursionError,
+        AttributeError,
+    ) as error:  # all from PyYAML, for odd files
         raise UserError(f"{path}: not a YAML file ({' '.join(str(error).split())})") from error
     if values is None:
         return {}

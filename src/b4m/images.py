@@ -25,6 +25,9 @@ FORMATS = ("JPEG", "PNG", "WEBP")  # all that Pillow may try: its rarer decoders
 SUFFIXES = (".jpg", ".jpeg", ".png", ".webp")
 FITS = ("crop", "pad")
 MAX_PIXELS = 50_000_000  # about 48 megapixels is the largest picture of today's telephones
+MAX_SIDE = 65_535  # of a JPEG; a longer side would take gigabytes to scale down
+MAX_BYTES = 512 * 2**20  # of one file: more than MAX_PIXELS in 16 bits with transparency, uncompressed
+MAX_CAPTION, MAX_METADATA = 2**16, 2**24  # bytes of a caption's file, and of metadata.jsonl
 WHITE = (255, 255, 255)
 
 
@@ -71,7 +74,7 @@ def picture_files(folder: Path) -> list[Path]:
                 )
             return [folder]
         names = sorted(entry.name for entry in folder.iterdir())
-    except OSError as error:
+    except (OSError, ValueError) as error:  # ValueError: a name that no file can have
         raise UserError(
             f"{shown(folder)}: cannot be opened ({reason(error)}); give a folder of pictures or one picture"
         ) from error
@@ -105,6 +108,7 @@ def _read(path: Path) -> bytes:
     """The file's bytes, read once so that hash and pixels belong to the same content."""
     if not path.is_file():  # opening a pipe would wait for ever
         raise UserError(f"{shown(path)}: a broken link or not a regular file; remove it or repair the link")
+    _check_bytes(path, MAX_BYTES)
     try:
         data = path.read_bytes()
     except OSError as error:
@@ -114,6 +118,11 @@ def _read(path: Path) -> bytes:
     return data
 
 
+def _check_bytes(path: Path, limit: int) -> None:
+    if (size := path.stat().st_size) > limit:
+        raise UserError(f"{shown(path)}: {size:,} bytes, {limit:,} are allowed; is this the right file?")
+
+
 def _decode(path: Path, data: bytes) -> Image.Image:
     """The upright RGB picture in a file's bytes."""
     try:
@@ -121,7 +130,7 @@ def _decode(path: Path, data: bytes) -> Image.Image:
             warnings.simplefilter("ignore")  # Pillow's own pixel warning: the cap below is an error
             image = Image.open(io.BytesIO(data), formats=FORMATS)
             width, height = image.size
-            if width * height <= MAX_PIXELS:
+            if width * height <= MAX_PIXELS and max(width, height) <= MAX_SIDE:
                 # A telephone's JPEG may carry a depth map or a second view (MPO): frame 1 is the photograph.
                 if getattr(image, "n_frames", 1) > 1 and image.format != "MPO":
                     raise UserError(f"{shown(path)}: an animation; save the frame you want as a PNG or JPEG")
@@ -143,7 +152,7 @@ def _decode(path: Path, data: bytes) -> Image.Image:
 
 
 def _too_large() -> str:
-    return f"more than the {MAX_PIXELS / 1e6:g} million pixels allowed; scale the picture down"
+    return f"{MAX_PIXELS / 1e6:g} million pixels and sides of {MAX_SIDE} are allowed; scale the picture down"
 
 
 def _to_rgb(image: Image.Image) -> Image.Image:
@@ -185,7 +194,7 @@ def _caption(path: Path, captions: dict[str, str]) -> str | None:
     for suffix in (".txt", ".caption"):
         beside = path.with_suffix(suffix)
         if beside.is_file():
-            return _one_line(_read_text(beside))
+            return _one_line(_read_text(beside, MAX_CAPTION))
     return captions.get(_key(path.name))
 
 
@@ -196,7 +205,7 @@ def _read_metadata(path: Path) -> dict[str, str]:
     # Names compare in one Unicode form: a folder that has been on a Mac spells "é" in two characters.
     present = {_key(entry.name) for entry in path.parent.iterdir()}
     captions: dict[str, str] = {}
-    for number, line in enumerate(_read_text(path).split("\n"), start=1):
+    for number, line in enumerate(_read_text(path, MAX_METADATA).split("\n"), start=1):
         if not line.strip():
             continue
         where = f"{shown(path)}, line {number}"
@@ -225,7 +234,8 @@ def _key(name: str) -> str:
     return unicodedata.normalize("NFC", name)
 
 
-def _read_text(path: Path) -> str:
+def _read_text(path: Path, limit: int) -> str:
+    _check_bytes(path, limit)
     try:
         return path.read_text(encoding="utf-8-sig")  # with or without the mark that Windows editors put first
     except (OSError, UnicodeDecodeError) as error:

@@ -10,8 +10,8 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
-from .errors import Busy
-from .storage import write_atomic
+from .errors import Busy, UserError
+from .storage import reason, shown, write_atomic
 
 
 @contextmanager
@@ -21,28 +21,31 @@ def exclusive(folder: Path) -> Iterator[None]:
     The lock is the operating system's: it goes with the process that holds it, however that one ends, so no
     crash leaves a stale one behind; what `owner.json` says is for people.
     """
-    owner = folder / "owner.json"
+    owner, lock = folder / "owner.json", FileLock(folder / "run.lock", blocking=False)
     facts = {"process": os.getpid(), "machine": platform.node(), "since": time.strftime("%Y-%m-%d %H:%M:%S")}
     fresh = not folder.exists()
-    folder.mkdir(parents=True, exist_ok=True)
     try:
-        with FileLock(folder / "run.lock", blocking=False):
-            write_atomic(
-                owner, lambda partial: partial.write_text(json.dumps(facts), encoding="utf-8") and None
-            )
-            try:
-                yield
-            finally:
-                owner.unlink(missing_ok=True)
-                if fresh and os.listdir(folder) == ["run.lock"]:  # a run that was refused leaves nothing
-                    with suppress(OSError):
-                        (folder / "run.lock").unlink()
-                        folder.rmdir()
+        folder.mkdir(parents=True, exist_ok=True)
+        lock.acquire()
     except Timeout:
         raise Busy(
             f"{folder}: another run is at work in this folder ({_owner(owner)}); wait for it, or give "
             "another --output-dir"
         ) from None
+    except OSError as error:
+        raise UserError(
+            f"{shown(folder)}: cannot be written to ({reason(error)}); choose another folder"
+        ) from error
+    try:
+        write_atomic(owner, lambda partial: partial.write_text(json.dumps(facts), encoding="utf-8") and None)
+        yield
+    finally:
+        with suppress(OSError):
+            owner.unlink(missing_ok=True)
+            if fresh and os.listdir(folder) == ["run.lock"]:  # a run that was refused leaves nothing
+                (folder / "run.lock").unlink()
+                folder.rmdir()
+        lock.release()
 
 
 def _owner(path: Path) -> str:

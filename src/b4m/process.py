@@ -4,19 +4,21 @@ import os
 import signal
 import sys
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 import torch
+from accelerate import Accelerator
 
 from .errors import UserError
 
 
 def check_writable(folder: Path) -> None:
     """Raises UserError unless files can be written to `folder`, which need not exist yet."""
-    nearest = next(path for path in (folder, *folder.absolute().parents) if path.exists())
+    nearest = next(path for path in (folder, *folder.absolute().parents) if os.path.exists(path))
     if not nearest.is_dir() or not os.access(nearest, os.W_OK):
         raise UserError(f"--output-dir {folder}: {nearest} is not a folder that can be written to")
 
@@ -56,17 +58,31 @@ def deterministic() -> Iterator[None]:
         torch.use_deterministic_algorithms(before[0], warn_only=before[1])
 
 
+SAME_SIGNAL = 0.5  # seconds: a terminal and a launcher pass the same Ctrl-C on, one after the other
+
+
 @contextmanager
 def signals() -> Iterator[list[int]]:
-    """SIGINT and SIGTERM, noted in the list instead of ending the process in the middle of a step."""
+    """SIGINT and SIGTERM, noted in the list instead of ending the process in the middle of a step.
+
+    A second one ends the process at once, with status 128 + n; all that is written then is written atomically.
+    """
     received: list[int] = []
+    first = 0.0
+
+    def note(number: int, frame: object) -> None:
+        nonlocal first
+        if not received:
+            first = time.monotonic()
+            os.write(2, b"\nb4m: finishing this step, then saving it; the same again ends at once\n")
+        elif time.monotonic() - first > SAME_SIGNAL:
+            os._exit(128 + number)
+        received.append(number)
+
     if threading.current_thread() is not threading.main_thread():
         yield received
         return
-    before = {
-        n: signal.signal(n, lambda number, frame: received.append(number))
-        for n in (signal.SIGINT, signal.SIGTERM)
-    }
+    before = {number: signal.signal(number, note) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
         yield received
     finally:
@@ -74,13 +90,30 @@ def signals() -> Iterator[list[int]]:
             signal.signal(number, handler)
 
 
+NO_MEMORY = "DefaultCPUAllocator: can't allocate memory"
+
+
 @contextmanager
 def memory_advice() -> Iterator[None]:
-    """A GPU that is too small is a matter of settings: raises UserError in place of torch's own error."""
+    """Too little memory is a matter of settings: raises UserError in place of torch's own error."""
     try:
         yield
-    except torch.OutOfMemoryError as error:
+    except (RuntimeError, MemoryError) as error:  # torch.OutOfMemoryError is a RuntimeError
+        if not isinstance(error, torch.OutOfMemoryError | MemoryError) and NO_MEMORY not in str(error):
+            raise
         raise UserError(
-            "the GPU's memory is not enough: try --rows-per-pass 1, --gradient-checkpointing and "
+            "the memory is not enough: try --rows-per-pass 1, --gradient-checkpointing and "
             "--mixed-precision bf16, in this order; the last saved state stays"
+        ) from error
+
+
+def accelerator(mixed_precision: str, tracker: str, folder: str) -> Accelerator:
+    """Devices, processes, precision and tracker. Raises UserError for what this machine does not have."""
+    log_with = None if tracker == "none" else tracker
+    try:
+        return Accelerator(mixed_precision=mixed_precision, log_with=log_with, project_dir=folder)
+    except (ValueError, ImportError) as error:
+        raise UserError(
+            f"--mixed-precision {mixed_precision}, --tracker {tracker}: not possible here: "
+            f"{' '.join(str(error).split())[:200]}"
         ) from error

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from .config import TrainConfig
 from .errors import UserError
+from .storage import read_tensors
 
 # Settings that leave the result as it is; of the paths, what lies behind them is compared instead.
 FREE = {
@@ -26,7 +27,9 @@ FREE = {
     "gradient_checkpointing",
     "rows_per_pass",
     "compile",
+    "skip_not_finite",
 }
+GROWS = {"steps"}  # kept with the state, free to differ: the caller says what a change means
 
 
 def settings_of(config: TrainConfig, facts: Mapping, processes: int) -> dict:
@@ -38,7 +41,7 @@ def settings_of(config: TrainConfig, facts: Mapping, processes: int) -> dict:
 def check_same(before: Mapping, now: Mapping, folder: Path) -> None:
     """Raises UserError, naming the first setting that differs: a run goes on as it began."""
     for name in [*now, *before]:
-        if before.get(name) != now.get(name):
+        if name not in GROWS and before.get(name) != now.get(name):
             then, other = (
                 value if len(str(value)) < 60 else "(others)" for value in (before.get(name), now.get(name))
             )
@@ -46,6 +49,27 @@ def check_same(before: Mapping, now: Mapping, folder: Path) -> None:
                 f"{folder}: the run in this folder has {name.replace('_', '-')} {then}, now it is {other}; "
                 "go on with the old setting, or give another --output-dir"
             )
+
+
+def check_steps(taken: int, before: Mapping, config: TrainConfig, folder: Path) -> str | None:
+    """A run may be prolonged. -> what the user should know of it. Raises UserError where it is past its end."""
+    if taken > config.steps:
+        raise UserError(
+            f"{folder}: --steps {config.steps}, and {taken} are taken already; give as many or more, or another "
+            "--output-dir"
+        )
+    if before["steps"] != config.steps and config.lr_schedule != "constant":
+        then = before["steps"]
+        return f"--steps {config.steps}, before {then}: the learning rates follow the new length from here on"
+    return None
+
+
+def made_by(path: Path, steps: int) -> bool:
+    """Whether `path` is a whole result of that many steps, and not one of before the run was prolonged."""
+    try:
+        return read_tensors(path)[1].get("b4m.steps") == str(steps)
+    except UserError:
+        return False
 
 
 def pack(

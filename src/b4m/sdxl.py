@@ -73,6 +73,13 @@ def _read(what: str, name: str, cls: type, **options) -> torch.nn.Module | Stabl
 
 
 def _check_parts(name: str, pipe: StableDiffusionXLPipeline) -> None:
+    for part, encoder in (("tokenizer", pipe.text_encoder), ("tokenizer_2", pipe.text_encoder_2)):
+        words, wanted = len(getattr(pipe, part) or ()), encoder.config.vocab_size
+        if words < wanted / 2:  # transformers makes one without words, silently, where the files are missing
+            raise UserError(
+                f"base model {name}: its {part} is missing or broken ({words} words, its text encoder has "
+                f"{wanted}); download or copy the model again"
+            )
     if pipe.unet.config.addition_embed_type != "text_time":
         raise UserError(
             f"base model {name}: its UNet has no text_time conditioning; an SDXL base model is needed"

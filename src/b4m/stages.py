@@ -95,6 +95,19 @@ class Stage:
         halves = {f"{kind}_file": fingerprint(concept.tensors, {}) for kind, concept in self.concepts.items()}
         return {"pictures": [picture.sha256 for picture in self.pictures], "captions": self.prompts, **halves}
 
+    def shown(self) -> list[dict]:
+        """What pictures.json says: which pictures fill the rows, under which prompts."""
+        return [
+            {
+                "file": str(self.pictures[number].path),
+                "sha256": self.pictures[number].sha256,
+                "prompt": self.prompts[number],
+                "shows": f"partner {source.kind}" if source.partner else source.kind,
+            }
+            for source in self.sources
+            for number in source.pictures
+        ]
+
     def picked(self, seed: int, step: int) -> list[int]:
         """Pictures (rows,) of pass number `step`: a function of (seed, step, row) alone."""
         return [

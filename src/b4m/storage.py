@@ -20,6 +20,8 @@ from .errors import UserError
 
 PARTIAL = ".b4m-partial-"  # start of every name that is still being written; such files are safe to delete
 FLOATS = (torch.float32, torch.float16, torch.bfloat16)
+MAX_BYTES = 16 * 2**30  # of a file of tensors: more than any LoRA, and than a whole UNet of SDXL in float32
+MAX_HEADER = 32 * 2**20  # of its header: tags and settings of some trainers come to a few megabytes
 
 
 def shown(path: Path | str) -> str:
@@ -71,6 +73,13 @@ def write_atomic(path: Path | str, write: Callable[[Path], None]) -> None:
             partial.unlink()
 
 
+def sweep(folder: Path) -> None:
+    """Remove what writers that were killed have left in `folder`. Only for the one that holds its lock."""
+    for partial in folder.glob(f"{PARTIAL}*"):
+        with suppress(OSError):
+            partial.unlink()
+
+
 def own(tensor: Tensor) -> Tensor:
     """A contiguous copy on the CPU that shares memory with nothing, as safetensors demands."""
     return tensor.detach().cpu().clone(memory_format=torch.contiguous_format)
@@ -98,12 +107,13 @@ def write_tensors(path: Path | str, tensors: Mapping[str, Tensor], metadata: Map
 def read_tensors(path: Path | str) -> tuple[dict[str, Tensor], dict[str, str]]:
     """Tensors and metadata of a safetensors file, on the CPU and independent of the file afterwards.
 
-    Raises UserError for a missing, truncated or foreign file.
+    Raises UserError for a missing, truncated, foreign or enormous file, and for one with two tensors of a name.
     """
     path = Path(path)
-    if not path.is_file():
-        found = "is a folder" if path.is_dir() else "does not exist"
+    if not os.path.isfile(path):  # unlike Path.is_file: False also for a name that no file can have
+        found = "is a folder" if os.path.isdir(path) else "does not exist"
         raise UserError(f"{shown(path)}: {found}; give the path of a .safetensors file")
+    _check_sizes(path)
     try:
         with safe_open(path, framework="pt", device="cpu") as file:
             # Cloned, because a mapped tensor changes or dies with the file under it.
@@ -113,7 +123,40 @@ def read_tensors(path: Path | str) -> tuple[dict[str, Tensor], dict[str, str]]:
         raise UserError(
             f"{shown(path)}: not a whole safetensors file ({reason(error)}); copy or download it again"
         ) from error
+    _check_names(path)
+    if odd := [name for name, tensor in tensors.items() if tensor.is_complex()]:
+        raise UserError(f"{shown(path)}: {shown(odd[0])} holds complex numbers; the file is nothing of b4m's")
     return tensors, metadata
+
+
+def _check_sizes(path: Path) -> None:
+    """Before anything is read into memory: the file's size, and what it says of its header's."""
+    try:
+        size = path.stat().st_size
+        with path.open("rb") as file:
+            header = int.from_bytes(file.read(8), "little")
+    except OSError as error:
+        raise UserError(f"{shown(path)}: cannot be read ({reason(error)}); check its permissions") from error
+    for what, found, limit in (("it", size, MAX_BYTES), ("its header", min(header, size), MAX_HEADER)):
+        if found > limit:
+            raise UserError(
+                f"{shown(path)}: {what} has {found:,} bytes, {limit:,} are allowed; give a LoRA or concept file"
+            )
+
+
+def _check_names(path: Path) -> None:
+    """Two entries of one name: readers differ in which they take, so what was checked may not be what is used."""
+    with path.open("rb") as file:
+        text = file.read(int.from_bytes(file.read(8), "little"))
+
+    def once(pairs: list[tuple[str, object]]) -> dict:
+        names = [name for name, _ in pairs]
+        if len(set(names)) < len(names):
+            double = next(name for name in names if names.count(name) > 1)
+            raise UserError(f"{shown(path)}: two entries named {shown(double)}; get the file from elsewhere")
+        return dict(pairs)
+
+    json.loads(text, object_pairs_hook=once)
 
 
 def fingerprint(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> str:

@@ -1,38 +1,48 @@
 """The only training loop: batched passes, an optimizer step, a log line, a state to return to."""
 
-import json
+import math
 import signal
 import sys
 import time
+import warnings
 from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from accelerate import Accelerator
 from diffusers.optimization import get_scheduler
 from torch import Tensor
 from tqdm import tqdm
 
 from . import stages
 from .adapter import Adapter
-from .checkpoint import load_state, save_state, write_atomic
+from .checkpoint import load_state, save_state
 from .config import TrainConfig
 from .errors import UserError
 from .footprint import estimate_line
 from .generate import grid, sample, save_png
+from .guard import check_weights, finite_gradient, suspects
 from .lock import exclusive
+from .logbook import Logbook
 from .objective import draw, in_parts, objective, row_weights, terms
 from .plp import HALVES
-from .process import check_writable, deterministic, memory_advice, package_version, peak_mb, signals
-from .resume import check_same, pack, settings_of, unpack
+from .process import (
+    accelerator,
+    check_writable,
+    deterministic,
+    memory_advice,
+    package_version,
+    peak_mb,
+    signals,
+)
+from .resume import check_same, check_steps, made_by, pack, settings_of, unpack
 from .sdxl import DTYPES, Cache, check_size, compile_blocks, encode_guided, free, load_base, prepare
 
 
 @dataclass(frozen=True)
 class TrainResult:
-    """What a run came to. losses: Eq. 12 per step, of all its steps; seconds and peak_mb: of this call."""
+    """What a run came to. losses: Eq. 12 per step, of all steps but skipped ones; the rest: of this call."""
 
     losses: list[float]
     seconds: float
@@ -43,18 +53,21 @@ class TrainResult:
 def train(config: TrainConfig) -> TrainResult:
     """Run one job to its end and write its result. Run again, it goes on; a finished one is left as it is.
 
-    Raises UserError for bad input (before anything is written), a state of other settings, a loss that is
-    not finite (the last state stays), a folder that another run is at work in; SystemExit(128 + n) after signal n, once the step is saved.
+    Raises UserError for bad input (before anything is written), a state of other settings, a loss or gradient
+    that is not finite, a disk that refuses (the last state stays each time), a folder that another run is at
+    work in; SystemExit(128 + n) after signal n, once the step is saved.
     """
     started = time.perf_counter()
     run = Run(config)
     with exclusive(run.folder) if run.main else nullcontext():
         run.find_state()
         if run.finished:
-            run.say(f"finished before: {run.path} ({config.steps} steps); delete {run.folder} to train again")
-            return TrainResult(run.losses, 0.0, peak_mb(), run.path)
+            run.say(
+                f"finished before: {run.path} ({config.steps} steps); give more --steps, or delete {run.folder}"
+            )
+            return TrainResult(run.book.losses, 0.0, peak_mb(), run.path)
         _loop(run)
-    result = TrainResult(run.losses, time.perf_counter() - started, peak_mb(), run.path)
+    result = TrainResult(run.book.losses, time.perf_counter() - started, peak_mb(), run.path)
     run.say(f"{result.seconds:.0f} s, {result.peak_mb:.0f} MB at most: {result.path}")
     return result
 
@@ -62,37 +75,37 @@ def train(config: TrainConfig) -> TrainResult:
 def _loop(run: "Run") -> None:
     """From the step that the run stands at to its last one, and its result."""
     config = run.config
-    with deterministic(), memory_advice(), signals() as received:
+    with deterministic(), memory_advice():
         run.load()
-        bar = tqdm(
-            range(run.step, config.steps),
-            initial=run.step,
-            total=config.steps,
-            desc=config.stage,
-            disable=not run.main,
-            mininterval=0.5 if sys.stderr.isatty() else 10,
-        )
-        for run.step in bar:
-            run.optimizer.zero_grad(set_to_none=True)
-            values = torch.stack([run.micro_step(i) for i in range(config.gradient_accumulation)]).mean(0)
-            loss, target, partner, stop = run.average(values, stop=bool(received))
-            run.check_finite(loss)
-            run.average_gradients()
-            if config.max_grad_norm:
-                run.accelerator.clip_grad_norm_(run.parameters, config.max_grad_norm)
-            run.optimizer.step()
-            run.schedule.step()
-            run.log({"step": run.step + 1, "loss": loss, "target_loss": target, "partner_loss": partner})
-            bar.set_postfix(loss=f"{loss:.4f}", refresh=False)
-            if stop or _due(config.checkpoint_every, run.step) or run.step + 1 == config.steps:
-                run.save_state()
-            if _due(config.preview_every, run.step):
-                run.preview()
-            if stop and run.step + 1 < config.steps:
-                bar.close()
-                run.say(f"stopped after step {run.step + 1} of {config.steps}; the same command continues")
-                raise SystemExit(128 + (received[0] if received else signal.SIGTERM))
-        run.save_result()
+        with signals() as received:
+            bar = tqdm(
+                range(run.step, config.steps),
+                initial=run.step,
+                total=config.steps,
+                desc=config.stage,
+                disable=not run.main,
+                mininterval=0.5 if sys.stderr.isatty() else 10,
+            )
+            for run.step in bar:
+                run.optimizer.zero_grad(set_to_none=True)
+                values = torch.stack([run.micro_step(i) for i in range(config.gradient_accumulation)]).mean(0)
+                loss, target, partner, stop = run.average(values, stop=bool(received))
+                if run.advance(loss):
+                    losses = {"loss": loss, "target_loss": target, "partner_loss": partner}
+                    run.book.add({"step": run.step + 1, **losses})
+                run.schedule.step()
+                bar.set_postfix(loss=f"{loss:.4f}", refresh=False)
+                if stop or _due(config.checkpoint_every, run.step) or run.step + 1 == config.steps:
+                    run.save_state()
+                if stop and run.step + 1 < config.steps:
+                    bar.close()
+                    run.say(
+                        f"stopped after step {run.step + 1} of {config.steps}; the same command continues"
+                    )
+                    raise SystemExit(128 + (received[0] if received else signal.SIGTERM))
+                if _due(config.preview_every, run.step):
+                    run.preview(run.step + 1)
+            run.save_result()
 
 
 class Run:
@@ -101,7 +114,7 @@ class Run:
     def __init__(self, config: TrainConfig) -> None:
         """Read and check all inputs but the base model."""
         self.config = config
-        self.accelerator = _accelerator(config)
+        self.accelerator = accelerator(config.mixed_precision, config.tracker, config.output_dir)
         self.main = self.accelerator.is_main_process
         self.folder = Path(config.output_dir)
         check_writable(self.folder)
@@ -110,17 +123,19 @@ class Run:
         self.settings = settings_of(config, self.stage.facts(), self.accelerator.num_processes)
 
     def find_state(self) -> None:
-        """How far an earlier run came. Raises UserError if it had other settings."""
-        found = load_state(self.folder / "state")
+        """How far an earlier run came. Raises UserError if it had other settings, or has taken more steps."""
+        with warnings.catch_warnings(record=True) as damaged:
+            warnings.simplefilter("always")
+            found = load_state(self.folder / "state")
+        for warning in damaged:
+            self.say(str(warning.message))
         self.step, self._tensors, self._meta = found if found else (0, {}, {})
         if found:
             check_same(self._meta["settings"], self.settings, self.folder)
-        self.records = self._read_log()
-        self.finished = self.step == self.config.steps and self.path.exists()
-
-    @property
-    def losses(self) -> list[float]:
-        return [record["loss"] for record in self.records]
+            if line := check_steps(self.step, self._meta["settings"], self.config, self.folder):
+                self.say(line)
+        self.book = Logbook(self.folder, self.accelerator, self.step)
+        self.finished = self.step == self.config.steps and made_by(self.path, self.step)
 
     def load(self) -> None:
         """Base model, caches, adapter, optimizer; then the state of the earlier run, if there is one."""
@@ -165,15 +180,19 @@ class Run:
             last_epoch=self.step - 1,
         )
         self.say(estimate_line(pipe.unet, cache, self.stage.rows, config, self.parameters))
-        if self.main:
-            self._start_log()
+        self.book.start(self.stage.shown(), config.tracker)
+        if self.step and _due(
+            config.preview_every, self.step - 1
+        ):  # a run that was stopped there may not have it
+            self.preview(self.step, again=False)
 
     def micro_step(self, index: int) -> Tensor:
         """One pass of all rows and its gradients. -> (3,): loss, target term, partner term of Eq. 12."""
         config, device = self.config, self.accelerator.device
         number = self.step * config.gradient_accumulation + index
         number = number * self.accelerator.num_processes + self.accelerator.process_index
-        rows = torch.tensor(self.stage.picked(config.seed, number), device=device)
+        picked = self.stage.picked(config.seed, number)
+        rows = torch.tensor(picked, device=device)
         shape, train_timesteps = self.cache.latents.shape[1:], len(self.alphas_cumprod)
         noise, timesteps = draw(config.seed, number, range(self.stage.rows), shape, train_timesteps)
         noise, timesteps, weights = noise.to(device), timesteps.to(device), row_weights(self.is_target)
@@ -191,7 +210,9 @@ class Run:
             )
             self.accelerator.backward(loss / config.gradient_accumulation)
             losses.append(of_rows)
-        target, partner = terms(torch.cat(losses), self.is_target)
+        losses = torch.cat(losses)
+        self.passes = [*(self.passes if index else []), (picked, losses)]  # of this step, to name a row
+        target, partner = terms(losses, self.is_target)
         return torch.stack([target + partner, target, partner])
 
     def denoiser(self, rows: Tensor, first: int = 0) -> Callable[[Tensor, Tensor], Tensor]:
@@ -221,23 +242,36 @@ class Run:
         for gradient, part in zip(gradients, flat.split([g.numel() for g in gradients]), strict=True):
             gradient.copy_(part.view_as(gradient))
 
-    def check_finite(self, loss: float) -> None:
-        if loss != loss or loss in (float("inf"), -float("inf")):
+    def advance(self, loss: float) -> bool:
+        """The optimizer's step on what the passes have left. -> False, nothing moved: something is not finite."""
+        if not math.isfinite(loss):
+            return self._leave_out(f"the loss is {loss}")
+        self.average_gradients()
+        # Under float16 a gradient may overflow: the loss scaler leaves such a step out itself, and scales down.
+        if self.accelerator.scaler is None and not finite_gradient(self.parameters):
+            return self._leave_out("the gradient is not finite")
+        if self.config.max_grad_norm:
+            self.accelerator.clip_grad_norm_(self.parameters, self.config.max_grad_norm)
+        self.optimizer.step()
+        return True
+
+    def _leave_out(self, what: str) -> bool:
+        """-> False, with a line in the log. Raises UserError for one such step more than --skip-not-finite."""
+        pictures = [picture.path for picture in self.stage.pictures]
+        where = f"{what} at step {self.step + 1}"
+        where += suspects(self.passes, self.named, self.stage.content_rows, pictures)
+        if self.book.skipped >= self.config.skip_not_finite:
             raise UserError(
-                f"the loss became {loss} at step {self.step + 1}: nothing is saved of it, the last state in "
-                f"{self.folder / 'state'} stays; lower --lr, or use --mixed-precision bf16 or no"
+                f"{where}: nothing is saved of it, the last state in {self.folder / 'state'} stays; lower --lr, use "
+                "--mixed-precision bf16 or no, look at the picture, or allow some such steps with --skip-not-finite"
             )
+        self.book.add({"step": self.step + 1, "skipped": where})
+        return False
 
-    def log(self, record: dict[str, float]) -> None:
-        self.records.append(record)
-        if self.main:
-            with (self.folder / "log.jsonl").open("a", encoding="utf-8") as file:
-                file.write(json.dumps(record) + "\n")
-            self.accelerator.log({k: v for k, v in record.items() if k != "step"}, step=int(record["step"]))
-
-    def preview(self) -> None:
+    def preview(self, taken: int, again: bool = True) -> None:
         """Draw the sample pictures; they have seeds of their own and leave the training as it is."""
-        if self.main:
+        path = self.folder / "previews" / f"step-{taken:06d}.png"
+        if self.main and (again or not path.exists()):
             pictures = sample(
                 self.pipe,
                 self.preview_prompts,
@@ -245,11 +279,11 @@ class Run:
                 size=self.config.resolution,
                 embeddings=self.embeddings,
             )
-            facts = {"prompt": self.preview_prompts[0], "step": str(self.step + 1)}
-            save_png(self.folder / "previews" / f"step-{self.step + 1:06d}.png", grid(pictures, 1), facts)
+            save_png(path, grid(pictures, 1), {"prompt": self.preview_prompts[0], "step": str(taken)})
 
     def save_state(self) -> None:
-        """All that the next step depends on."""
+        """All that the next step depends on. Raises UserError rather than keep weights that are not finite."""
+        check_weights(self.parameters, self.step + 1, self.folder / "state")
         if self.main:
             tensors, meta = pack(self.named, self.optimizer, self.accelerator.scaler)
             save_state(self.folder / "state", self.step + 1, tensors, {"settings": self.settings, **meta})
@@ -273,35 +307,6 @@ class Run:
     def say(self, line: str) -> None:
         if self.main:
             print(line, flush=True)
-
-    def _read_log(self) -> list[dict]:
-        """The log lines up to the state; later ones belong to steps that will be taken again."""
-        try:
-            lines = (self.folder / "log.jsonl").read_text(encoding="utf-8").splitlines()[: self.step]
-            return [json.loads(line) for line in lines]
-        except (OSError, ValueError):
-            return []
-
-    def _start_log(self) -> None:
-        text = "".join(json.dumps(record) + "\n" for record in self.records)
-        write_atomic(
-            self.folder / "log.jsonl", lambda partial: partial.write_text(text, encoding="utf-8") and None
-        )
-        if self.config.tracker != "none":
-            self.accelerator.init_trackers("tensorboard")
-
-
-def _accelerator(config: TrainConfig) -> Accelerator:
-    log_with = None if config.tracker == "none" else config.tracker
-    try:
-        return Accelerator(
-            mixed_precision=config.mixed_precision, log_with=log_with, project_dir=config.output_dir
-        )
-    except (ValueError, ImportError) as error:
-        raise UserError(
-            f"--mixed-precision {config.mixed_precision}, --tracker {config.tracker}: not possible here: "
-            f"{' '.join(str(error).split())[:200]}"
-        ) from error
 
 
 def _due(every: int, step: int) -> bool:

@@ -1,0 +1,305 @@
+"""Damaged and hostile files, by the thousand: a result or one line, no traceback, no hang, no leak."""
+
+import gc
+import io
+import json
+import os
+import signal
+import struct
+import zlib
+from pathlib import Path
+
+import psutil
+import pytest
+import torch
+from conftest import picture
+from hypothesis import HealthCheck, Phase, given, seed, settings
+from hypothesis import strategies as st
+
+from b4m.checkpoint import Concept, describe, load_concept, save_concept
+from b4m.errors import UserError
+from b4m.images import load_folder
+from b4m.lora_file import DIALECTS, load_lora, save_lora
+from b4m.plp import BasisSpec
+from b4m.storage import fingerprint, read_tensors, write_tensors
+
+SECONDS = 60  # a case that takes longer hangs
+GROWTH = 200 * 2**20  # bytes that all cases together may leave behind
+
+
+def tier(number: int, few: int):
+    """So many cases in the slow tier, a few in the default one."""
+    return pytest.mark.parametrize("cases", [few, pytest.param(number, marks=pytest.mark.slow)])
+
+
+def hammer(cases: int, strategy: st.SearchStrategy, attempt) -> None:
+    """`attempt` may return or raise a UserError of one printable line; files and memory must be given back."""
+
+    def hang(*_):
+        raise AssertionError(f"still at work after {SECONDS} s")
+
+    @seed(7)
+    @settings(
+        max_examples=cases,
+        deadline=None,
+        database=None,
+        phases=[Phase.generate, Phase.shrink],
+        suppress_health_check=list(HealthCheck),
+    )
+    @given(strategy)
+    def one(case):
+        signal.alarm(SECONDS)
+        try:
+            attempt(case)
+            counts["read"] += 1
+        except UserError as error:
+            assert str(error).isprintable(), str(error)
+            counts["refused"] += 1
+        finally:
+            signal.alarm(0)
+
+    counts, process = {"read": 0, "refused": 0}, psutil.Process()
+    before = signal.signal(signal.SIGALRM, hang)
+    try:
+        attempt_quietly(attempt, strategy)
+        gc.collect()
+        memory, files = process.memory_info().rss, process.num_fds()
+        one()
+        gc.collect()
+        assert process.memory_info().rss - memory < GROWTH and process.num_fds() == files
+    finally:
+        signal.signal(signal.SIGALRM, before)
+    print(counts)
+    assert sum(counts.values()) >= cases and min(counts.values()) > cases / 200, counts
+
+
+def attempt_quietly(attempt, strategy) -> None:
+    """Once before memory is measured: first calls fill caches."""
+
+    @settings(max_examples=5, database=None, suppress_health_check=list(HealthCheck), derandomize=True)
+    @given(strategy)
+    def few(case):
+        try:
+            attempt(case)
+        except UserError:
+            pass
+
+    few()
+
+
+def damaged(files: list[bytes]) -> st.SearchStrategy[bytes]:
+    """One of the files with up to six bytes changed, pieces doubled or dropped, and its end cut off or prolonged."""
+    places = st.integers(0, 2**16)
+
+    @st.composite
+    def draw(choose):
+        data = bytearray(choose(st.sampled_from(files)))
+        for place, value in choose(st.lists(st.tuples(places, st.integers(0, 255)), max_size=6)):
+            # Half of them early in the file: headers are where the decisions are.
+            data[place % (min(len(data), 80) if place & 1 else len(data))] = value
+        kind, start, length = choose(st.tuples(st.integers(0, 9), places, st.integers(0, 64)))
+        start %= len(data)
+        if kind == 0:
+            del data[start:]
+        elif kind == 1:
+            data[start:start] = data[start : start + length]
+        elif kind == 2:
+            del data[start : start + length]
+        elif kind == 3:
+            data += bytes(length)
+        return bytes(data)
+
+    return draw()
+
+
+# pictures
+
+
+def right_sums(data: bytes) -> bytes:
+    """A PNG with the checksum of every chunk made right, so that damage reaches the decoder."""
+    out, at = bytearray(data[:8]), 8
+    while at + 12 <= len(data):
+        length = int.from_bytes(data[at : at + 4], "big")
+        body = data[at + 4 : at + 8 + length]
+        if at + 12 + length > len(data):
+            break
+        out += data[at : at + 4] + body + struct.pack(">I", zlib.crc32(body))
+        at += 12 + length
+    return bytes(out + data[at:])
+
+
+def pictures() -> list[bytes]:
+    files = []
+    for mode, kind, options in (
+        ("RGB", "JPEG", {"quality": 80}),
+        ("L", "JPEG", {"progressive": True}),
+        ("CMYK", "JPEG", {}),
+        ("RGB", "PNG", {}),
+        ("P", "PNG", {"transparency": 0}),
+        ("LA", "PNG", {}),
+        ("I;16", "PNG", {}),
+        ("RGB", "WEBP", {"quality": 50}),
+        ("RGBA", "WEBP", {"lossless": True}),
+    ):
+        image = picture(len(files), (13, 9))
+        image = image.convert("I").convert("I;16") if mode == "I;16" else image.convert(mode)
+        exif = image.getexif()
+        exif[0x0112] = 6
+        buffer = io.BytesIO()
+        image.save(buffer, kind, exif=exif, **options)
+        files.append(buffer.getvalue())
+    return files
+
+
+@tier(9000, 120)
+def test_picture_reader(cases, tmp_path):
+    def attempt(case: tuple[bytes, str, bool]):
+        data, fit, repair = case
+        path = tmp_path / "a.png"  # content decides, not the suffix
+        path.write_bytes(right_sums(data) if repair and data[1:4] == b"PNG" else data)
+        (found,) = load_folder(path, 16, fit)
+        assert found.pixels.shape == (3, 16, 16) and found.pixels.isfinite().all()
+        assert found.pixels.abs().max() <= 1
+
+    cases_of = st.tuples(damaged(pictures()), st.sampled_from(["crop", "pad"]), st.booleans())
+    hammer(cases, cases_of, attempt)
+
+
+# LoRA files
+
+
+LAYERS = (
+    "mid_block.attentions.0.transformer_blocks.0.attn1.to_q",
+    "down_blocks.1.attentions.0.transformer_blocks.0.attn1.to_k",
+)
+WORDS = (
+    "",
+    "4",
+    "-1",
+    "nan",
+    "1e999",
+    "9" * 40,
+    "{}",
+    "[" * 99,
+    '{"unet.r": 4, "lora_alpha": "x"}',
+    "../../x",
+    "\x1b[2J",
+    "é",
+)
+KEYS = ("lora_adapter_metadata", "modelspec.trigger_phrase", "format")
+KEYS += tuple(
+    f"b4m.{name}" for name in "rank ratio seed basis scale layers_per_block kind format layers".split()
+)
+KEYS += ("b4m.unet_hash", "b4m.prompt")
+SIZES = (0, 1, 2, 4, 2**31, 2**40, 2**62)
+TYPES = {
+    "F32": 4,
+    "F16": 2,
+    "BF16": 2,
+    "F64": 8,
+    "I64": 8,
+    "U8": 1,
+    "BOOL": 1,
+    "C64": 8,
+    "F8_E4M3": 1,
+    "F99": 4,
+}
+
+
+def lora_files(folder: Path) -> list[bytes]:
+    generator = torch.Generator().manual_seed(1)
+    layers = {
+        name: (torch.randn(6, 2, generator=generator), torch.randn(2, 6, generator=generator))
+        for name in LAYERS
+    }
+    for dialect in DIALECTS:
+        save_lora(folder / dialect, layers, {"b4m.prompt": "x"}, dialect=dialect)
+    return [(folder / dialect).read_bytes() for dialect in DIALECTS]
+
+
+@st.composite
+def headers(draw) -> bytes:
+    """A file of a hostile writer: names, types, shapes, places and metadata that need not agree with one another."""
+    names = [
+        f"unet.{layer}.{half}"
+        for layer in LAYERS
+        for half in ("lora_A.weight", "lora_B.weight", "alpha", "x")
+    ]
+    entries, end = {}, 0
+    for name in draw(st.lists(st.sampled_from(names), unique=True, max_size=6)):
+        dtype = draw(st.sampled_from([*["F32"] * 8, *TYPES]))
+        shape = draw(st.lists(st.sampled_from([2, 4, *SIZES]), max_size=3))
+        if name.endswith("weight") and draw(st.booleans()):
+            shape = [2, 4] if "lora_A" in name else [4, 2]
+        count = TYPES[dtype]
+        for side in shape:
+            count *= side
+        start = end + draw(st.sampled_from([0] * 9 + [-4, 4]))
+        end = start + (count if count < 2**12 else draw(st.sampled_from([8, count])))
+        entries[name] = {"dtype": dtype, "shape": shape, "data_offsets": [start, end]}
+    if draw(st.booleans()):
+        entries["__metadata__"] = draw(
+            st.dictionaries(st.sampled_from(KEYS), st.sampled_from(WORDS), max_size=4)
+        )
+    text = json.dumps(entries).encode()
+    value = draw(st.sampled_from([0, 0, 0, 63, 127, 255]))  # 127 and 255: NaN in most types
+    return struct.pack("<Q", len(text)) + text + bytes([value]) * min(max(end, 0), 2**16)
+
+
+@tier(8000, 120)
+def test_lora_reader(cases, tmp_path):
+    path = tmp_path / "x.safetensors"
+
+    def attempt(data: bytes):
+        path.write_bytes(data)
+        layers, _ = load_lora(path)
+        for up, down in layers.values():
+            assert up.shape[1] == down.shape[0] > 0 and up.isfinite().all() and down.isfinite().all()
+        describe(path)
+
+    hammer(cases, st.one_of(damaged(lora_files(tmp_path)), headers(), headers()), attempt)
+
+
+# concept files
+
+
+@st.composite
+def concepts(draw) -> tuple[dict, dict]:
+    """Tensors and metadata of a writer whose checksum is right and whose contents need not be."""
+    tensors = {}
+    for layer in draw(st.lists(st.sampled_from(LAYERS), unique=True, max_size=2)):
+        shape = draw(st.sampled_from([(6, 4), (6, 4), (6, 4), (4, 6), (0, 4), (6,), (2, 3, 4), ()]))
+        dtype = draw(st.sampled_from([torch.float32] * 4 + [torch.float16, torch.int64, torch.bool]))
+        fill = draw(st.sampled_from([1.0] * 5 + [float("nan"), float("inf")]))
+        half = draw(st.sampled_from(["B", "B", "B", "D", "x"]))
+        tensors[f"{layer}.{half}"] = torch.full(shape, fill).nan_to_num(0).to(dtype) if dtype in (
+            torch.int64, torch.bool) else torch.full(shape, fill, dtype=dtype)  # fmt: skip
+    return tensors, draw(st.dictionaries(st.sampled_from(KEYS), st.sampled_from(WORDS), max_size=2))
+
+
+@tier(4000, 60)
+def test_concept_reader(cases, tmp_path):
+    path, good = tmp_path / "x.safetensors", tmp_path / "good.safetensors"
+    whole = Concept(
+        "content", {name: torch.ones(6, 4) for name in LAYERS}, BasisSpec(rank=4), "square", "f" * 64, {}
+    )
+    save_concept(good, whole)
+    header = {
+        key: value for key, value in read_tensors(good)[1].items() if key not in ("format", "b4m.sha256")
+    }
+
+    def attempt(case):
+        if isinstance(case, bytes):
+            path.write_bytes(case)
+        else:
+            tensors, change = case
+            metadata = {**header, **{key: value for key, value in change.items() if key != "format"}}
+            signed = {key: value for key, value in metadata.items() if key.startswith("b4m.")}
+            write_tensors(path, tensors, {**metadata, "b4m.sha256": fingerprint(tensors, signed)})
+        found = load_concept(path)
+        assert all(
+            tensor.isfinite().all() and tensor.dtype == torch.float32 for tensor in found.tensors.values()
+        )
+
+    hammer(cases, st.one_of(damaged([good.read_bytes()]), concepts(), concepts()), attempt)
+    assert sorted(os.listdir(tmp_path)) == ["good.safetensors", "x.safetensors"]
