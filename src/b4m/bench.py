@@ -112,9 +112,7 @@ def matmul_rate(device: torch.device, dtype: torch.dtype) -> float:
 
 def machine(device: torch.device) -> dict:
     """What a number can only be read with."""
-    name = (
-        torch.cuda.get_device_name() if device.type == "cuda" else platform.processor() or platform.machine()
-    )
+    name = torch.cuda.get_device_name() if device.type == "cuda" else _cpu()
     versions = {package: package_version(package) for package in ("b4m", "torch", "diffusers", "peft")}
     return {
         "device": name,
@@ -122,6 +120,10 @@ def machine(device: torch.device) -> dict:
         "python": platform.python_version(),
         **versions,
     }
+
+
+def _cpu() -> str:
+    return f"{platform.machine()} {torch.backends.cpu.get_cpu_capability()}"
 
 
 def _contenders(config: BenchConfig, device: torch.device, folder: Path) -> tuple[list[Contender], dict]:
