@@ -15,6 +15,7 @@ CORE = [
     "matplotlib>=3.8",
     "Pillow>=12.3",  # image parser overflows fixed (CVE-2026-55379)
     "numpy>=2.0",
+    "psutil>=5.9",
     "pyyaml>=6.0",
     "tensorboard>=2.15",
     "tqdm>=4.60",

@@ -386,7 +386,8 @@ def test_two_processes_average_their_gradients(tiny_base, folders, tmp_path):
         )
         assert done.returncode == 0, done.stderr
     one, two = (load_concept(tmp_path / name / "content.safetensors").tensors for name in launch)
-    assert all((one[layer] - two[layer]).abs().max() <= 1e-4 * one[layer].abs().max() for layer in one)
+    assert all((one[layer] - two[layer]).abs().max() <= 1e-6 for layer in one)
+    assert max(half.abs().max() for half in one.values()) > 1e-4, "it moved"
     assert len((tmp_path / "two/log.jsonl").read_text().splitlines()) == 3
     assert '"processes": 2' in next((tmp_path / "two/state").rglob("state.json")).read_text()
 

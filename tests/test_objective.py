@@ -8,12 +8,14 @@ from diffusers.training_utils import compute_snr
 from b4m.objective import (
     add_noise,
     draw,
+    in_parts,
     min_snr_weight,
-    multi_correspondence,
     objective,
     regression_target,
     row_losses,
+    row_weights,
     seeded,
+    terms,
 )
 
 SHAPE = (4, 8, 8)
@@ -74,9 +76,15 @@ def test_loss_is_equation_12(targets):
     is_target = torch.arange(5) < targets
     partners = losses[targets:]
     expected = losses[:targets].sum() / targets + sum(partners) / len(partners)
-    torch.testing.assert_close(multi_correspondence(losses, is_target), expected)
-    flipped = multi_correspondence(losses.flip(0), is_target.flip(0))  # a style run has its targets last
-    torch.testing.assert_close(flipped, expected)
+    for way in (losses, is_target), (losses.flip(0), is_target.flip(0)):  # a style run has its targets last
+        torch.testing.assert_close(terms(*way).sum(), expected)
+        torch.testing.assert_close((row_weights(way[1]) * way[0]).sum(), expected)
+
+
+@pytest.mark.parametrize("at_once", [1, 2, 4, 5, 9])
+def test_parts_are_all_rows_in_order(at_once):
+    parts = [list(range(5))[part] for part in in_parts(5, at_once)]
+    assert sum(parts, []) == list(range(5)) and max(map(len, parts)) == min(at_once, 5)
 
 
 @pytest.mark.parametrize("prediction_type", ["epsilon", "v_prediction"])
@@ -84,7 +92,7 @@ def test_a_perfect_denoiser_has_no_loss_and_a_constant_one_the_targets_square(pr
     latents, noise, timesteps = batch()
     target = regression_target(latents, noise, timesteps, ALPHAS, prediction_type)
     is_target = torch.tensor([True, True, False, False, False])
-    args = (latents, noise, timesteps, is_target, ALPHAS, prediction_type)
+    args = (latents, noise, timesteps, row_weights(is_target), ALPHAS, prediction_type)
     assert objective(lambda noisy, t: target, *args)[0] == 0
     loss, rows = objective(lambda noisy, t: torch.zeros_like(noisy), *args)
     torch.testing.assert_close(rows, target.square().mean((1, 2, 3)))
@@ -99,7 +107,7 @@ def test_the_denoiser_sees_the_noisy_latents():
         seen.update(noisy=noisy, t=t)
         return noisy
 
-    objective(denoiser, latents, noise, timesteps, torch.arange(5) < 2, ALPHAS, "epsilon")
+    objective(denoiser, latents, noise, timesteps, torch.ones(5), ALPHAS, "epsilon")
     assert torch.equal(seen["noisy"], add_noise(latents, noise, timesteps, ALPHAS)) and torch.equal(
         seen["t"], timesteps
     )
@@ -124,7 +132,7 @@ def test_min_snr_weight(prediction_type):
         latents,
         noise,
         timesteps,
-        torch.arange(4) < 1,
+        torch.ones(4),
         ALPHAS,
         prediction_type,
     )

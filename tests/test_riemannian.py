@@ -73,7 +73,8 @@ def test_hundred_steps_equal_the_slow_reference(cls, damping, weight_decay, lr):
 
 def test_precondition_of_a_stack_is_that_of_each_layer():
     torch.manual_seed(0)
-    B, D, grad_B, grad_D = (torch.randn(2, 3, *shape) for shape in ((7, 4), (4, 5), (7, 4), (4, 5)))
+    shapes = ((7, 4), (4, 5), (7, 4), (4, 5))
+    B, D, grad_B, grad_D = (torch.randn(2, 3, *shape, dtype=torch.float64) for shape in shapes)
     stacked = precondition(B, D, grad_B, grad_D, 1e-3)
     for i in range(2):
         for j in range(3):

@@ -64,7 +64,8 @@ def test_one_routed_pass_equals_the_separate_passes(stage, settings, tmp_path):
         for half in ("content", "style"):
             for parameter, gradient in zip(run.adapter.parameters_of(half), expected[half], strict=True):
                 assert gradient.abs().max() > 0
-                assert (parameter.grad - gradient).abs().max() <= 1e-5 * gradient.abs().max()
+                # Both are float32 through a whole UNet, summed in another order.
+                assert (parameter.grad - gradient).abs().max() <= 5e-5 * gradient.abs().max()
         run.optimizer.step()
 
 
@@ -80,8 +81,8 @@ def test_the_content_loss_gives_the_style_half_nothing(settings, tmp_path):
 
 
 def partner_free(make, content_rows):
-    def denoiser(rows):
-        inner = make(rows)
+    def denoiser(rows, first):
+        inner = make(rows, first)
 
         def predict(noisy, timesteps):
             out = inner(noisy, timesteps)
@@ -682,3 +683,67 @@ def test_a_second_run_into_one_folder_is_refused(settings, tmp_path):
         train(config)
     assert not (tmp_path / "run" / "log.jsonl").exists()
     train(config)
+
+
+@pytest.mark.parametrize(("stage", "at_once"), [("content", 1), ("content", 3), ("style", 3), ("joint", 1)])
+def test_rows_in_turn_leave_the_same_gradients(stage, at_once, settings, tmp_path):
+    found = []
+    for rows_per_pass in (None, at_once):
+        config = settings(stage, tmp_path, target_rows=2, lr=0.05, rows_per_pass=rows_per_pass)
+        run = loaded(config)
+        run.pipe.unet.double()  # the adapter stays float32: what differs is the order of few sums
+        shapes, inner = [], run.pipe.unet.forward
+        run.pipe.unet.forward = lambda x, *a, inner=inner, shapes=shapes, **k: (
+            shapes.append(len(x)),
+            inner(x, *a, **doubled(k)),
+        )[1]
+        losses = run.micro_step(0)
+        found.append((losses, [p.grad.clone() for p in run.parameters], shapes))
+    (losses, whole, one), (others, parts, several) = found
+    assert one == [run.stage.rows] and max(several) == at_once and sum(several) == run.stage.rows
+    torch.testing.assert_close(others, losses, rtol=1e-6, atol=0)
+    for a, b in zip(parts, whole, strict=True):
+        assert b.any() and (a - b).abs().max() <= 1e-6 * b.abs().max()
+
+
+def doubled(values):
+    """Every floating tensor of a UNet's arguments as float64."""
+    if isinstance(values, dict):
+        return {key: doubled(value) for key, value in values.items()}
+    return values.double() if torch.is_tensor(values) and values.is_floating_point() else values
+
+
+def test_memory_is_estimated_before_the_first_step(settings, tmp_path, capsys, monkeypatch):
+    train(settings("content", tmp_path / "a", steps=1))
+    line = next(line for line in capsys.readouterr().out.splitlines() if line.startswith("memory:"))
+    assert "free" in line and "--rows-per-pass" not in line
+    monkeypatch.setattr("b4m.footprint.free_bytes", lambda device: 1000)
+    train(settings("content", tmp_path / "b", steps=1))
+    line = next(line for line in capsys.readouterr().out.splitlines() if line.startswith("memory:"))
+    assert all(option in line for option in ("--rows-per-pass 1", "--gradient-checkpointing", "bf16"))
+
+
+def test_compiled_blocks_train_the_same_thing(settings, tmp_path, monkeypatch):
+    """The tracer alone, without the compiler behind it, which is no matter of ours and takes a minute."""
+    import torch._dynamo
+
+    monkeypatch.setattr(torch._dynamo.config, "suppress_errors", False)
+    made = []
+    compile_blocks = module.compile_blocks
+    monkeypatch.setattr(
+        module,
+        "compile_blocks",
+        lambda unet: (
+            compile_blocks(unet, backend=backend, fullgraph=True),
+            setattr(torch._dynamo.config, "suppress_errors", False),
+        ),
+    )
+
+    def backend(graph, inputs):
+        made.append(graph)
+        return graph.forward
+
+    plain, compiled = (
+        train(settings("content", tmp_path / str(flag), steps=2, compile=flag)) for flag in (False, True)
+    )
+    assert made and compiled.losses == pytest.approx(plain.losses, rel=1e-4)

@@ -19,27 +19,29 @@ STOCK_PROCESSORS = (AttnProcessor, AttnProcessor2_0)  # both compute what PLPAtt
 
 
 class _RoutedProduct(torch.autograd.Function):
-    """y = W_up (W_down x), Eq. 8; the backward pass sends a row's gradient to the half it trains, Eq. 12.
+    """y = W x + b + W_up (W_down x), Eq. 8; the backward pass sends a row's gradient to the half it trains, Eq. 12.
 
-    x (rows, n) -> y (rows, m). B gets the gradient of rows [0, content_end), D of rows [style_start, rows).
-    All rows share one product each way; a row that must not reach a half never enters its weight gradient.
+    x (rows, n) -> y (rows, m). W and b of the frozen layer itself may be None: then its share is left out. Its
+    product and the update's are summed as they are made, one tensor each way. B gets the gradient of rows
+    [0, content_end), D of rows [style_start, rows). All rows share one product each way; a row that must not
+    reach a half never enters its weight gradient.
     The zeros of the exact basis make the block A C of Eq. 11 zero: no mask, no third product.
     """
 
     @staticmethod
-    def forward(ctx, x, A, B, C, D, content_end: int, style_start: int):
+    def forward(ctx, x, W, b, A, B, C, D, content_end: int, style_start: int):
         W_up, W_down = (factor.to(x.dtype) for factor in compose(A, B, C, D))
         h = x @ W_down.T  # (rows, r)
-        ctx.save_for_backward(x, h, W_up, W_down)
+        ctx.save_for_backward(x, h, W, W_up, W_down)
         ctx.content_end, ctx.style_start = content_end, style_start
         ctx.d_out, ctx.d_in = len(A), C.shape[1]
-        return h @ W_up.T
+        return h @ W_up.T if W is None else F.linear(x, W, b).addmm_(h, W_up.T)
 
     @staticmethod
     @torch.autograd.function.once_differentiable
     def backward(ctx, grad_y):
-        x, h, W_up, W_down = ctx.saved_tensors
-        needs_x, _, needs_B, _, needs_D, _, _ = ctx.needs_input_grad
+        x, h, W, W_up, W_down = ctx.saved_tensors
+        needs_x, _, _, _, needs_B, _, needs_D, _, _ = ctx.needs_input_grad
         grad_x = grad_B = grad_D = None
         if needs_B:
             content = slice(0, ctx.content_end)
@@ -50,8 +52,8 @@ class _RoutedProduct(torch.autograd.Function):
             style = slice(ctx.style_start, None)
             grad_D = grad_h[style].T @ x[style, ctx.d_in :]
         if needs_x:
-            grad_x = grad_h @ W_down
-        return grad_x, None, grad_B, None, grad_D, None, None
+            grad_x = grad_h @ W_down if W is None else (grad_y @ W).addmm_(grad_h, W_down)
+        return grad_x, None, None, None, grad_B, None, grad_D, None, None
 
 
 class PLPLinear(nn.Module):
@@ -75,24 +77,31 @@ class PLPLinear(nn.Module):
         content_rows: int | None = None,
         content_strength: float = 1.0,
         style_strength: float = 1.0,
+        onto: nn.Module | None = None,
     ) -> Tensor:
         """dW x: (rows, tokens, n) -> (rows, tokens, m), in x's dtype (or autocast's).
 
+        onto: the layer that is adapted: onto(x) + dW x.
         content_rows: the first so many rows train B alone, the others D alone (Eq. 12); None: all both.
         content_strength, style_strength: scale B and D. Raises ValueError for more content rows than rows.
         """
         rows = x.shape[0]
         if content_rows is not None and not 0 <= content_rows <= rows:
             raise ValueError(f"content_rows is {content_rows}, but the batch has {rows} rows")
-        if torch.is_autocast_enabled(x.device.type):
-            x = x.to(torch.get_autocast_dtype(x.device.type))
+        kind = x.device.type
+        if torch.amp.is_autocast_available(kind) and torch.is_autocast_enabled(kind):
+            x = x.to(torch.get_autocast_dtype(kind))
+        W = b = None
+        if type(onto) is nn.Linear and onto.weight.dtype == x.dtype and not onto.weight.requires_grad:
+            W, b = onto.weight, onto.bias
         B = self.B if content_strength == 1 else content_strength * self.B
         D = self.D if style_strength == 1 else style_strength * self.D
         flat = x.flatten(0, -2)  # (rows * tokens, n), rows in order: the same cut separates them
         cut = None if content_rows is None else content_rows * (flat.shape[0] // max(rows, 1))
         content_end, style_start = (flat.shape[0], 0) if cut is None else (cut, cut)
-        y = _RoutedProduct.apply(flat, self.A, B, self.C, D, content_end, style_start)
-        return y.unflatten(0, x.shape[:-1])
+        y = _RoutedProduct.apply(flat, W, b, self.A, B, self.C, D, content_end, style_start)
+        y = y.unflatten(0, x.shape[:-1])
+        return y if onto is None or W is not None else onto(x) + y
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> "PLPLinear":
         # unet.to(float16) reaches this module too. It may move B, D, A, C but must not round them.
@@ -128,10 +137,9 @@ class PLPAttnProcessor(nn.Module):
         """
 
         def project(name: str, linear: nn.Module, x: Tensor) -> Tensor:
-            y = linear(x)
-            if name in self.layers:
-                y = y + self.layers[name](x, content_rows, content_strength, style_strength)
-            return y
+            if name not in self.layers:
+                return linear(x)
+            return self.layers[name](x, content_rows, content_strength, style_strength, linear)
 
         x = hidden_states if attn.spatial_norm is None else attn.spatial_norm(hidden_states, temb)
         if hidden_states.ndim == 4:

@@ -13,7 +13,7 @@ from .doctor import DoctorConfig, doctor
 from .errors import UserError
 from .export_config import ExportConfig, SplitConfig
 from .fields import to_yaml
-from .measure_config import EvaluateConfig, InspectConfig, StudyConfig
+from .measure_config import BenchConfig, EvaluateConfig, InspectConfig, StudyConfig
 
 
 @dataclasses.dataclass(frozen=True)
@@ -92,6 +92,11 @@ COMMANDS = {
         "b4m inspect outputs/fused/pytorch_lora_weights.safetensors --output outputs/inspection",
         InspectConfig,
         argument="file",
+    ),
+    "bench": Command(
+        "Measure a step: seconds, arithmetic, memory, ours beside the published flow, a LoRA, other optimizers.",
+        "b4m bench --device cpu --size small",
+        BenchConfig,
     ),
     "doctor": Command(
         "Check this machine: versions, device, memory, disk, base model; says what would fail before it does.",
@@ -240,6 +245,11 @@ def _do(config: Any) -> None:
                 if folder
                 else "another process writes the results"
             )
+        case BenchConfig():
+            from .bench import bench
+            from .bench_report import shown
+
+            print(shown(bench(config)), f"more in {config.output}", sep="\n")
         case InspectConfig():
             from .inspection import inspect
             from .inspection_report import table

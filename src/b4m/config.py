@@ -146,6 +146,14 @@ class TrainConfig:
         choices=("no", "bf16", "fp16"),
     )
     gradient_checkpointing: bool = setting("less memory for about a third more time", False)
+    rows_per_pass: int | None = setting(
+        "send so many rows at a time through the model: less memory, the same gradients (default: all at once)",
+        None,
+        low=1,
+    )
+    compile: bool = setting(
+        "compile the repeated blocks with torch.compile: slow first steps, then faster", False
+    )
     max_grad_norm: float = setting("clip the gradient to this norm (0: never)", 1.0, low=0)
     skip_not_finite: int = setting(
         "leave out so many steps whose loss or gradient is not a finite number, then stop (0: stop at the first)",

@@ -66,12 +66,25 @@ def row_losses(prediction: Tensor, target: Tensor) -> Tensor:
     return (prediction.float() - target.float()).square().flatten(1).mean(1)
 
 
-def multi_correspondence(losses: Tensor, is_target: Tensor) -> Tensor:
-    """Eq. 12: the mean over the target's rows plus 1/n times the sum over the n partner rows.
+def terms(losses: Tensor, is_target: Tensor) -> Tensor:
+    """The two terms of Eq. 12 (2,): the mean over the target's rows, the mean over the n partner rows.
 
-    losses (rows,); is_target (rows,) bool, with at least one row of either kind.
+    losses (rows,); is_target (rows,) bool, with at least one row of either kind. No indexing with a mask, which
+    would make the host wait for the device to count.
     """
-    return losses[is_target].mean() + losses[~is_target].mean()
+    kinds = torch.stack([is_target, ~is_target])
+    return torch.where(kinds, losses, 0).sum(1) / kinds.sum(1)
+
+
+def row_weights(is_target: Tensor) -> Tensor:
+    """What each row counts in Eq. 12 (rows,) float32: one over the number of rows of its kind."""
+    kinds = torch.stack([is_target, ~is_target])
+    return (kinds / kinds.sum(1, keepdim=True)).sum(0)
+
+
+def in_parts(rows: int, at_once: int) -> list[slice]:
+    """The rows of a batch in runs of at most `at_once`: their gradients add up to the batch's."""
+    return [slice(first, min(first + at_once, rows)) for first in range(0, rows, at_once)]
 
 
 def objective(
@@ -79,18 +92,19 @@ def objective(
     latents: Tensor,
     noise: Tensor,
     timesteps: Tensor,
-    is_target: Tensor,
+    weights: Tensor,
     alphas_cumprod: Tensor,
     prediction_type: str,
     snr_gamma: float | None = None,
 ) -> tuple[Tensor, Tensor]:
-    """Eq. 12 on one batch: (loss scalar, losses (rows,) detached), both float32.
+    """Eq. 12 on one batch, or on a part of it: (loss scalar, losses (rows,) detached), both float32.
 
-    latents, noise (rows, c, h, w); timesteps, is_target (rows,). The routing is the denoiser's part.
+    latents, noise (rows, c, h, w); timesteps (rows,); weights (rows,): `row_weights` of the batch, at these rows.
+    The routing is the denoiser's part.
     """
     prediction = denoiser(add_noise(latents, noise, timesteps, alphas_cumprod), timesteps)
     target = regression_target(latents, noise, timesteps, alphas_cumprod, prediction_type)
     losses = row_losses(prediction, target)
     if snr_gamma is not None:
         losses = losses * min_snr_weight(timesteps, alphas_cumprod, prediction_type, snr_gamma)
-    return multi_correspondence(losses, is_target), losses.detach()
+    return (weights * losses).sum(), losses.detach()

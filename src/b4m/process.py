@@ -102,8 +102,8 @@ def memory_advice() -> Iterator[None]:
         if not isinstance(error, torch.OutOfMemoryError | MemoryError) and NO_MEMORY not in str(error):
             raise
         raise UserError(
-            "the memory is not enough: use --mixed-precision bf16, --gradient-checkpointing, fewer "
-            "--target-rows or --partner-dirs, or a smaller --resolution; the last saved state stays"
+            "the memory is not enough: try --rows-per-pass 1, --gradient-checkpointing and "
+            "--mixed-precision bf16, in this order; the last saved state stays"
         ) from error
 
 

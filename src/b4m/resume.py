@@ -25,6 +25,8 @@ FREE = {
     "checkpoint_every",
     "tracker",
     "gradient_checkpointing",
+    "rows_per_pass",
+    "compile",
     "skip_not_finite",
 }
 GROWS = {"steps"}  # kept with the state, free to differ: the caller says what a change means

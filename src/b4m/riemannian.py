@@ -6,10 +6,13 @@ from collections.abc import Iterable, Sequence
 import torch
 from torch import Tensor
 from torch.optim import Optimizer
+from torch.optim.adamw import adamw
 
 # Small beside the Gram matrix of a trained half: 640 rows with entries of 1e-3 give eigenvalues near 6e-4.
 # Where a half is all but zero it rules, and caps the direction at 1e6 times the gradient.
 DAMPING = 1e-6
+FUSED = ("cpu", "cuda", "mps", "xpu")  # devices on which torch moves a whole list at once
+NO_FLOAT64 = {"mps": torch.float32}  # Apple's GPUs
 
 
 def precondition(
@@ -18,19 +21,33 @@ def precondition(
     """grad_B (D D^T + damping I)^-1 and (B^T B + damping I)^-1 grad_D: Eq. 14 and 13 with M = D, N = B.
 
     B, grad_B (..., m - d_out, r); D, grad_D (..., r, n - d_in); leading dimensions are a stack of layers.
-    Returns both directions in float64, shaped like the gradients: a Gram matrix squares the condition number.
-    Raises torch.linalg.LinAlgError where a Gram matrix is not finite, or singular under zero damping.
+    Returns both directions, shaped like the gradients and in their dtype, float32 at least. The inverses are made
+    in float64, for a Gram matrix squares the condition number; the gradients are as good as their own dtype.
+    Where the device has no float64, in float32, with the damping raised to what float32 leaves of a Gram matrix.
+    Raises torch.linalg.LinAlgError on the CPU where a Gram matrix is not finite, or singular under zero
+    damping; elsewhere that layer's directions are not finite, since to ask would make the host wait.
     """
-    B, D, grad_B, grad_D = (tensor.double() for tensor in (B, D, grad_B, grad_D))
-    direction_B = _solve(D @ D.mT, grad_B.mT, damping).mT
-    direction_D = _solve(B.mT @ B, grad_D, damping)
+    dtype = torch.promote_types(grad_B.dtype, torch.float32)
+    exact = NO_FLOAT64.get(B.device.type, torch.float64)
+    B, D = B.to(exact), D.to(exact)
+    direction_B = grad_B.to(dtype) @ _inverse(D @ D.mT, damping).to(dtype)
+    direction_D = _inverse(B.mT @ B, damping).to(dtype) @ grad_D.to(dtype)
     return direction_B, direction_D
 
 
-def _solve(gram: Tensor, gradient: Tensor, damping: float) -> Tensor:
-    """(gram + damping I)^-1 gradient, by Cholesky: (..., r, r), (..., r, k) -> (..., r, k)."""
-    gram.diagonal(dim1=-2, dim2=-1).add_(damping)
-    return torch.cholesky_solve(gradient, torch.linalg.cholesky(gram))
+def _inverse(gram: Tensor, damping: float) -> Tensor:
+    """(gram + damping I)^-1 of symmetric matrices (..., r, r), by Cholesky."""
+    diagonal = gram.diagonal(dim1=-2, dim2=-1)
+    if gram.dtype == torch.float64:
+        diagonal.add_(damping)
+    else:  # rounding has moved the eigenvalues by about eps times the trace: less damping may leave one below 0
+        least = torch.finfo(gram.dtype).eps * diagonal.sum(-1, keepdim=True)
+        diagonal.add_(least.clamp(min=damping))
+    on_cpu = gram.device.type == "cpu"
+    factor, info = torch.linalg.cholesky_ex(gram, check_errors=on_cpu)
+    if not on_cpu:
+        factor = factor.masked_fill((info != 0)[..., None, None], torch.nan)
+    return torch.cholesky_inverse(factor)
 
 
 class _Riemannian(Optimizer):
@@ -76,17 +93,20 @@ class _Riemannian(Optimizer):
             stacks[*(half.shape for half in pair), pair[0].device].append(pair)
         for pairs in stacks.values():
             halves = list(zip(*pairs, strict=True))  # all B, all D
-            stacked = [torch.stack(half).double() for half in halves]
-            gradients = [torch.stack([p.grad for p in half]).double() for half in halves]
+            stacked = [torch.stack(half) for half in halves]
+            gradients = [torch.stack([p.grad for p in half]) for half in halves]
             directions = precondition(*stacked, *gradients, content["damping"])
             for group, half, direction in zip(self.param_groups, halves, directions, strict=True):
-                for p, d in zip(half, self._moves(half, direction, group), strict=True):
-                    # In float64, and rounded to p's dtype once.
-                    p.copy_(p.double() * (1 - group["lr"] * group["weight_decay"]) - group["lr"] * d)
+                wide = [p.to(direction.dtype) for p in half]  # the parameters themselves, if they are as wide
+                self._move(half, wide, list(direction.unbind()), group)
+                if wide[0] is not half[0]:
+                    torch._foreach_copy_(list(half), wide)  # rounded once
         return loss
 
-    def _moves(self, half: Sequence[Tensor], direction: Tensor, group: dict) -> Iterable[Tensor]:
-        """What lr multiplies, for each parameter of `half`, given their directions (layers, *shape)."""
+    def _move(
+        self, half: Sequence[Tensor], wide: list[Tensor], directions: list[Tensor], group: dict
+    ) -> None:
+        """Step `wide`, the parameters `half` in float32 or wider, along `directions`, in place."""
         raise NotImplementedError
 
 
@@ -100,8 +120,9 @@ class RiemannianSGD(_Riemannian):
     def __init__(self, pairs, lr=1e-4, damping: float = DAMPING, weight_decay: float = 0.0) -> None:
         super().__init__(pairs, lr, damping=damping, weight_decay=weight_decay)
 
-    def _moves(self, half, direction, group):
-        return direction
+    def _move(self, half, wide, directions, group):
+        torch._foreach_mul_(wide, 1 - group["lr"] * group["weight_decay"])
+        torch._foreach_add_(wide, directions, alpha=-group["lr"])
 
 
 class RiemannianAdamW(_Riemannian):
@@ -117,20 +138,20 @@ class RiemannianAdamW(_Riemannian):
     ) -> None:  # fmt: skip
         super().__init__(pairs, lr, betas=betas, eps=eps, weight_decay=weight_decay, damping=damping)
 
-    def _moves(self, half, direction, group):
+    def _move(self, half, wide, directions, group):
+        for p, d in zip(half, directions, strict=True):
+            if not self.state[p]:
+                moments = {"exp_avg": torch.zeros_like(d), "exp_avg_sq": torch.zeros_like(d)}
+                self.state[p] = {"step": torch.zeros((), device=d.device), **moments}
+        steps, means, squares = (
+            [self.state[p][key] for p in half] for key in ("step", "exp_avg", "exp_avg_sq")
+        )
         beta1, beta2 = group["betas"]
-        for p, d in zip(half, direction.float(), strict=True):
-            state = self.state[p]
-            if not state:
-                state["step"] = torch.zeros(())
-                state["exp_avg"], state["exp_avg_sq"] = torch.zeros_like(d), torch.zeros_like(d)
-            state["step"] += 1
-            step = state["step"].item()
-            state["exp_avg"].lerp_(d, 1 - beta1)
-            state["exp_avg_sq"].mul_(beta2).addcmul_(d, d, value=1 - beta2)
-            mean = state["exp_avg"].double() / (1 - beta1**step)
-            variance = state["exp_avg_sq"].double() / (1 - beta2**step)
-            yield mean / (variance.sqrt() + group["eps"])
+        adamw(
+            wide, directions, means, squares, [], steps, fused=half[0].device.type in FUSED,
+            amsgrad=False, maximize=False, beta1=beta1, beta2=beta2,
+            lr=group["lr"], weight_decay=group["weight_decay"], eps=group["eps"],
+        )  # fmt: skip
 
     def load_state_dict(self, state_dict: dict) -> None:
         super().load_state_dict(state_dict)
@@ -139,4 +160,4 @@ class RiemannianAdamW(_Riemannian):
         held = [p for group in self.param_groups for p in group["params"]]
         for index, p in zip(saved, held, strict=True):
             for key, value in state_dict["state"].get(index, {}).items():
-                self.state[p][key] = value.to(device=value.device if key == "step" else p.device, copy=True)
+                self.state[p][key] = value.to(device=p.device, copy=True)

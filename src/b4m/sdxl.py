@@ -130,6 +130,15 @@ def vae_factor(vae: AutoencoderKL) -> int:
     return 2 ** (len(vae.config.block_out_channels) - 1)
 
 
+def compile_blocks(unet: UNet2DConditionModel, **options) -> None:
+    """torch.compile of the blocks that repeat, once for each shape; what cannot be compiled runs as it is.
+
+    options: torch.compile's. The first steps are slower: the kernels are made when they are first needed.
+    """
+    torch._dynamo.config.suppress_errors = True  # no compiler on this machine, say
+    unet.compile_repeated_blocks(**options)
+
+
 @torch.no_grad()
 def encode_prompts(pipe: StableDiffusionXLPipeline, prompts: Sequence[str]) -> tuple[Tensor, Tensor]:
     """Prompts (k) -> hidden states of both text encoders (k, tokens, width), pooled one (k, pooled width)."""

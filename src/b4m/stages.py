@@ -95,6 +95,19 @@ class Stage:
         halves = {f"{kind}_file": fingerprint(concept.tensors, {}) for kind, concept in self.concepts.items()}
         return {"pictures": [picture.sha256 for picture in self.pictures], "captions": self.prompts, **halves}
 
+    def shown(self) -> list[dict]:
+        """What pictures.json says: which pictures fill the rows, under which prompts."""
+        return [
+            {
+                "file": str(self.pictures[number].path),
+                "sha256": self.pictures[number].sha256,
+                "prompt": self.prompts[number],
+                "shows": f"partner {source.kind}" if source.partner else source.kind,
+            }
+            for source in self.sources
+            for number in source.pictures
+        ]
+
     def picked(self, seed: int, step: int) -> list[int]:
         """Pictures (rows,) of pass number `step`: a function of (seed, step, row) alone."""
         return [
@@ -155,6 +168,13 @@ def partner_prompt(kind: str, folder: str) -> str:
     return f"a photo of {name}" if kind == "content" else f"a picture in {name} style"
 
 
+def preview_prompt(config: TrainConfig) -> str:
+    """What a run's sample pictures show: the concept that is learned, or both."""
+    if config.stage in ("second", "joint"):
+        return config.both_prompt
+    return config.prompt or (config.content_prompt if config.stage == "content" else config.style_prompt)
+
+
 def install(stage: Stage, unet: UNet2DConditionModel, base_model: str) -> Adapter:
     """The adapter as the job starts: the identity, or exactly the B and D of the two files."""
     for kind, concept in stage.concepts.items():
@@ -172,7 +192,9 @@ def optimizer(stage: Stage, config: TrainConfig, adapter: Adapter) -> torch.opti
         lr[stage.plan.partner] = config.partner_lr
     if not stage.concepts or config.optimizer == "adamw":
         groups = [{"params": adapter.parameters_of(half), "lr": lr[half]} for half in HALVES]
-        return torch.optim.AdamW(groups, weight_decay=config.weight_decay)
+        # One kernel, or one loop, for a group; the loss scaler of float16 wants to leave out a step by itself.
+        fused = config.mixed_precision != "fp16" and groups[0]["params"][0].device.type in ("cpu", "cuda")
+        return torch.optim.AdamW(groups, weight_decay=config.weight_decay, fused=fused)
     options = {} if config.damping is None else {"damping": config.damping}
     cls = {"riemannian-adamw": RiemannianAdamW, "riemannian-sgd": RiemannianSGD}[config.optimizer]
     return cls(adapter.pairs(), lr=config.lr, weight_decay=config.weight_decay, **options)

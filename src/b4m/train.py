@@ -20,11 +20,12 @@ from .adapter import Adapter
 from .checkpoint import load_state, save_state
 from .config import TrainConfig
 from .errors import UserError
+from .footprint import estimate_line
 from .generate import grid, sample, save_png
 from .guard import check_weights, finite_gradient, suspects
 from .lock import exclusive
 from .logbook import Logbook
-from .objective import draw, objective
+from .objective import draw, in_parts, objective, row_weights, terms
 from .plp import HALVES
 from .process import (
     accelerator,
@@ -36,7 +37,7 @@ from .process import (
     signals,
 )
 from .resume import check_same, check_steps, made_by, pack, settings_of, unpack
-from .sdxl import DTYPES, Cache, check_size, encode_guided, free, load_base, prepare
+from .sdxl import DTYPES, Cache, check_size, compile_blocks, encode_guided, free, load_base, prepare
 
 
 @dataclass(frozen=True)
@@ -144,16 +145,22 @@ class Run:
         self.adapter: Adapter = stages.install(self.stage, pipe.unet, config.base_model)
         pipe.to(self.accelerator.device)
         self.adapter.to(self.accelerator.device)
-        self.cache: Cache = prepare(pipe, self.stage.pictures, self.stage.prompts)
+        cache = prepare(pipe, self.stage.pictures, self.stage.prompts)
+        self.preview_prompts = [config.preview_prompt or stages.preview_prompt(config)]
+        self.embeddings = encode_guided(pipe, self.preview_prompts, None) if config.preview_every else None
+        free(pipe, keep_vae=bool(config.preview_every))
+        self.equip(pipe, cache)
+
+    def equip(self, pipe, cache: Cache) -> None:
+        """What a step needs, around an adapted UNet and the rows it will see (pipe: its UNet and scheduler)."""
+        config, self.pipe, self.cache = self.config, pipe, cache
         self.is_target = self.stage.is_target.to(self.accelerator.device)
         self.alphas_cumprod: Tensor = pipe.scheduler.alphas_cumprod.to(self.accelerator.device, torch.float32)
         self.prediction_type: str = pipe.scheduler.config.prediction_type
-        self.preview_prompts = [config.preview_prompt or _preview_prompt(config)]
-        self.embeddings = encode_guided(pipe, self.preview_prompts, None) if config.preview_every else None
-        free(pipe, keep_vae=bool(config.preview_every))
-        self.pipe = pipe
         if config.gradient_checkpointing:
             pipe.unet.enable_gradient_checkpointing()
+        if config.compile:
+            compile_blocks(pipe.unet)
         self.named = {
             f"{half}/{layer}": parameter
             for half in HALVES
@@ -172,25 +179,12 @@ class Run:
             num_training_steps=config.steps,
             last_epoch=self.step - 1,
         )
-        self.book.start(self.pictures_shown(), config.tracker)
+        self.say(estimate_line(pipe.unet, cache, self.stage.rows, config, self.parameters))
+        self.book.start(self.stage.shown(), config.tracker)
         if self.step and _due(
             config.preview_every, self.step - 1
         ):  # a run that was stopped there may not have it
             self.preview(self.step, again=False)
-
-    def pictures_shown(self) -> list[dict]:
-        """What pictures.json says: which pictures fill the rows, under which prompts."""
-        stage = self.stage
-        return [
-            {
-                "file": str(stage.pictures[number].path),
-                "sha256": stage.pictures[number].sha256,
-                "prompt": stage.prompts[number],
-                "shows": f"partner {source.kind}" if source.partner else source.kind,
-            }
-            for source in stage.sources
-            for number in source.pictures
-        ]
 
     def micro_step(self, index: int) -> Tensor:
         """One pass of all rows and its gradients. -> (3,): loss, target term, partner term of Eq. 12."""
@@ -201,24 +195,34 @@ class Run:
         rows = torch.tensor(picked, device=device)
         shape, train_timesteps = self.cache.latents.shape[1:], len(self.alphas_cumprod)
         noise, timesteps = draw(config.seed, number, range(self.stage.rows), shape, train_timesteps)
-        loss, losses = objective(
-            self.denoiser(rows),
-            self.cache.latents[rows],
-            noise.to(device),
-            timesteps.to(device),
-            self.is_target,
-            self.alphas_cumprod,
-            self.prediction_type,
-            config.snr_gamma,
-        )
-        self.accelerator.backward(loss / config.gradient_accumulation)
+        noise, timesteps, weights = noise.to(device), timesteps.to(device), row_weights(self.is_target)
+        losses = []
+        for part in in_parts(self.stage.rows, config.rows_per_pass or self.stage.rows):
+            loss, of_rows = objective(
+                self.denoiser(rows[part], part.start),
+                self.cache.latents[rows[part]],
+                noise[part],
+                timesteps[part],
+                weights[part],
+                self.alphas_cumprod,
+                self.prediction_type,
+                config.snr_gamma,
+            )
+            self.accelerator.backward(loss / config.gradient_accumulation)
+            losses.append(of_rows)
+        losses = torch.cat(losses)
         self.passes = [*(self.passes if index else []), (picked, losses)]  # of this step, to name a row
-        return torch.stack([loss.detach(), losses[self.is_target].mean(), losses[~self.is_target].mean()])
+        target, partner = terms(losses, self.is_target)
+        return torch.stack([target + partner, target, partner])
 
-    def denoiser(self, rows: Tensor) -> Callable[[Tensor, Tensor], Tensor]:
-        """The adapted UNet on pictures `rows`, each row's gradient routed to its half (Eq. 12)."""
+    def denoiser(self, rows: Tensor, first: int = 0) -> Callable[[Tensor, Tensor], Tensor]:
+        """The adapted UNet on pictures `rows`, each row's gradient routed to its half (Eq. 12).
+
+        first: the place of the first of them in the batch.
+        """
         unet, conditioning = self.pipe.unet, self.cache.conditioning(rows)
-        routing = {"content_rows": self.stage.content_rows}
+        content = self.stage.content_rows
+        routing = {"content_rows": None if content is None else min(max(content - first, 0), len(rows))}
         return lambda noisy, timesteps: (
             unet(noisy.to(unet.dtype), timesteps, **conditioning, cross_attention_kwargs=routing).sample
         )
@@ -303,12 +307,6 @@ class Run:
     def say(self, line: str) -> None:
         if self.main:
             print(line, flush=True)
-
-
-def _preview_prompt(config: TrainConfig) -> str:
-    if config.stage in ("second", "joint"):
-        return config.both_prompt
-    return config.prompt or (config.content_prompt if config.stage == "content" else config.style_prompt)
 
 
 def _due(every: int, step: int) -> bool:

@@ -1,0 +1,131 @@
+"""How much memory a step will need, found out before the first one: sizes alone, nothing is computed."""
+
+import copy
+from collections.abc import Sequence
+
+import psutil
+import torch
+import torch.nn.functional as F
+from diffusers import UNet2DConditionModel
+from diffusers.models.attention import BasicTransformerBlock
+from diffusers.models.resnet import ResnetBlock2D
+from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
+
+from .config import TrainConfig
+from .objective import in_parts
+from .sdxl import Cache
+
+LEARNABLE = 12  # bytes a learnable number needs besides itself: gradient and two moments, float32
+CHECKPOINTED = (BasicTransformerBlock, ResnetBlock2D)  # what Diffusers recomputes
+OPTIONS = "--rows-per-pass 1, --gradient-checkpointing, --mixed-precision bf16"
+
+
+def estimate(
+    unet: UNet2DConditionModel, cache: Cache, rows: int, checkpointing: bool, parameters: Sequence[Tensor]
+) -> dict[str, int]:
+    """Bytes of a step of `rows` rows at its peak: "model", "adapter" (gradients and moments), "activations"."""
+    model = sum(tensor.nbytes for tensor in (*unet.parameters(), *unet.buffers()))
+    adapter = LEARNABLE * sum(parameter.numel() for parameter in parameters)
+    return {
+        "model": model,
+        "adapter": adapter,
+        "activations": rows * _activations(unet, cache, checkpointing),
+    }
+
+
+def _activations(unet: UNet2DConditionModel, cache: Cache, checkpointing: bool) -> int:
+    """Bytes that one row's forward pass keeps for its backward pass, by a pass over a copy without numbers."""
+    like = meta_copy(unet)
+    held = {_storage(tensor) for tensor in (*like.parameters(), *like.buffers())}
+    kept: dict[int, Tensor] = {}  # by storage: what several operations keep is there once
+    inputs, inside, marks = [], [], []
+
+    def keep(tensor: Tensor) -> Tensor:
+        if _storage(tensor) not in held:
+            kept[_storage(tensor)] = tensor
+        return tensor
+
+    def enter(module: nn.Module, given: tuple) -> None:
+        inputs.append(given[0].nbytes)
+        marks.append(len(kept))
+
+    def leave(module: nn.Module, given: tuple, result: Tensor) -> None:
+        inside.append(_bytes(list(kept.values())[marks.pop() :]))
+
+    for module in like.modules():
+        if isinstance(module, CHECKPOINTED):
+            module.register_forward_pre_hook(enter)
+            module.register_forward_hook(leave)
+    given = _to_meta(cache.conditioning(torch.zeros(1, dtype=torch.long, device=cache.latents.device)))
+    noisy = torch.empty(1, *cache.latents.shape[1:], dtype=unet.dtype, device="meta")
+    like.disable_gradient_checkpointing()
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor), _FusedAttention():
+        like(noisy, torch.empty(1, dtype=torch.long, device="meta"), **given)
+    total = _bytes(kept.values())
+    return total - sum(inside) + sum(inputs) + max(inside) if checkpointing and inside else total
+
+
+class _Attention(torch.autograd.Function):
+    """Keeps what a fused kernel keeps: its three arguments and its result, never the matrix between tokens."""
+
+    @staticmethod
+    def forward(ctx, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        y = q.new_empty(*q.shape[:-1], v.shape[-1])
+        ctx.save_for_backward(q, k, v, y)
+        return y
+
+
+class _FusedAttention(TorchFunctionMode):
+    """Tensors without numbers would take the kernel that keeps that matrix; devices take a fused one."""
+
+    def __torch_function__(self, func, types, args=(), kwargs=None):
+        if func is F.scaled_dot_product_attention:
+            return _Attention.apply(*args[:3])
+        return func(*args, **(kwargs or {}))
+
+
+def meta_copy(unet: UNet2DConditionModel) -> UNet2DConditionModel:
+    """The same modules with the same settings, on tensors that have sizes and nothing else."""
+    empty = {id(p): nn.Parameter(p.to("meta"), requires_grad=p.requires_grad) for p in unet.parameters()}
+    return copy.deepcopy(unet, empty | {id(buffer): buffer.to("meta") for buffer in unet.buffers()})
+
+
+def _to_meta(values: object) -> object:
+    return (
+        {k: _to_meta(v) for k, v in values.items()}
+        if isinstance(values, dict)
+        else values.to("meta").detach()
+    )
+
+
+def _storage(tensor: Tensor) -> int:
+    return tensor.untyped_storage()._cdata
+
+
+def _bytes(tensors: Sequence[Tensor]) -> int:
+    return sum(tensor.untyped_storage().nbytes() for tensor in tensors)
+
+
+def free_bytes(device: torch.device) -> int:
+    """Memory that is there for the asking, on a GPU with what torch holds in reserve."""
+    if device.type != "cuda":
+        return psutil.virtual_memory().available
+    return torch.cuda.mem_get_info(device)[0] + torch.cuda.memory_reserved() - torch.cuda.memory_allocated()
+
+
+def estimate_line(
+    unet: UNet2DConditionModel,
+    cache: Cache,
+    rows: int,
+    config: TrainConfig,
+    parameters: Sequence[Tensor],
+) -> str:
+    """What a run says before its first step: what it will need at most beside what is free, and what would help."""
+    at_once = in_parts(rows, config.rows_per_pass or rows)[0].stop
+    parts = estimate(unet, cache, at_once, config.gradient_checkpointing, parameters)
+    more = sum(parts.values()) - parts["model"]  # the model is there already
+    free = free_bytes(unet.device)
+    told = ", ".join(f"{name} {size / 1e9:.2f}" for name, size in parts.items())
+    line = f"memory: about {sum(parts.values()) / 1e9:.2f} GB ({told}); {more / 1e9:.2f} to come, {free / 1e9:.2f} free"
+    return line if more <= free else f"{line}: expect it to run out, and try {OPTIONS}"
