@@ -101,7 +101,7 @@ def test_memory_that_is_not_there_is_told_in_one_line(settings, tmp_path, monkey
         torch.empty(2**50)
 
     monkeypatch.setattr("b4m.train.prepare", greedy)
-    refused(lambda: train(settings("content", tmp_path)), "memory", "--resolution")
+    refused(lambda: train(settings("content", tmp_path)), "memory", "--rows-per-pass 1")
     monkeypatch.setattr("b4m.train.prepare", lambda *_: torch.zeros(2) @ torch.zeros(3))
     with pytest.raises(RuntimeError, match="size"):  # any other error of torch stays what it is
         train(settings("content", tmp_path))

@@ -380,8 +380,8 @@ def poison(monkeypatch, config, step: int, name: str, gradient: bool) -> None:
     """In that step the picture `name` has a loss of NaN, or only a gradient of NaN."""
     denoiser = Run.denoiser
 
-    def poisoned(run, rows):
-        inner = denoiser(run, rows)
+    def poisoned(run, rows, first):
+        inner = denoiser(run, rows, first)
         hit = [run.step == step - 1 and run.stage.pictures[i].path.name == name for i in rows.tolist()]
         factor = torch.where(torch.tensor(hit), float("nan"), 1.0)[:, None, None, None]
 
