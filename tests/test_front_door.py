@@ -37,9 +37,9 @@ def test_readme_flags_are_flags():
     known = {f"--{name.replace('_', '-')}" for name in (*TrainConfig.__dataclass_fields__, "dry_run", "help")}
     from b4m.config import GenerateConfig
     from b4m.export_config import ExportConfig
-    from b4m.measure_config import EvaluateConfig, InspectConfig, StudyConfig
+    from b4m.measure_config import BenchConfig, EvaluateConfig, InspectConfig, StudyConfig
 
-    for settings in (GenerateConfig, ExportConfig, EvaluateConfig, InspectConfig, StudyConfig):
+    for settings in (GenerateConfig, ExportConfig, EvaluateConfig, InspectConfig, StudyConfig, BenchConfig):
         known |= {f"--{name.replace('_', '-')}" for name in settings.__dataclass_fields__}
     known |= {"--content", "--style", "--output", "--preset"}  # of the quickstart
     assert set(re.findall(r"(?<=[\s`(])--[a-z-]+", README)) <= known
