@@ -315,7 +315,8 @@ def test_adapted_layers(unet, layers, projections):
     trainable = {p for p in unet.parameters() if p.requires_grad}
     assert trainable == {p for kind in ("content", "style") for p in adapter.parameters_of(kind)}
     assert [(id(B), id(D)) for B, D in adapter.pairs()] == list(
-        zip(map(id, adapter.parameters_of("content")), map(id, adapter.parameters_of("style")), strict=True))
+        zip(map(id, adapter.parameters_of("content")), map(id, adapter.parameters_of("style")), strict=True)
+    )
 
 
 @pytest.mark.parametrize("layers", ["square", "all"])

@@ -138,7 +138,7 @@ def test_what_a_manifest_leaves_out_has_defaults(tmp_path, monkeypatch):
         (entry(file="b.png"), "file .*b.png does not exist"),
         (entry(file="bear"), "file .*bear does not exist"),
         (entry(style_dir="chalk"), "style_dir .*chalk does not exist"),
-        (entry(labels={"mood": "sad"}), "labels must be names by content, style, background"),
+        (entry(labels={"mood": "sad"}), "labels must be names by content, style, background, colour"),
         (entry(labels={"content": 3}), "labels must be names"),
         (entry(leaks={"content": "bear"}), "leaks must be lists of names"),
         (entry(), "are those of line 1"),
@@ -471,13 +471,13 @@ def config(tiny_base, trained, folders, models, tmp_path):
 def drawn(monkeypatch) -> list[tuple[str, int]]:
     """The prompts and seeds that are sampled from now on."""
     asked: list[tuple[str, int]] = []
-    original = b4m.evaluate.sample
+    original = b4m.evaluate.sample_with
 
-    def watched(pipe, prompts, seeds, *args):
+    def watched(pipe, config, prompts, seeds):
         asked.extend(zip(prompts, seeds, strict=True))
-        return original(pipe, prompts, seeds, *args)
+        return original(pipe, config, prompts, seeds)
 
-    monkeypatch.setattr(b4m.evaluate, "sample", watched)
+    monkeypatch.setattr(b4m.evaluate, "sample_with", watched)
     return asked
 
 
@@ -506,7 +506,7 @@ def test_a_pair_is_drawn_scored_and_written(config, drawn, tmp_path):
 def test_drawing_continues_where_it_was_stopped(config, drawn, monkeypatch):
     monkeypatch.setattr(b4m.evaluate, "ROWS_AT_ONCE", 1)
     shots = planned(config())
-    whole = b4m.evaluate.sample
+    whole = b4m.evaluate.sample_with
     calls = []
 
     def stopping(*args):
@@ -515,10 +515,10 @@ def test_drawing_continues_where_it_was_stopped(config, drawn, monkeypatch):
             raise KeyboardInterrupt
         return whole(*args)
 
-    monkeypatch.setattr(b4m.evaluate, "sample", stopping)
+    monkeypatch.setattr(b4m.evaluate, "sample_with", stopping)
     with pytest.raises(KeyboardInterrupt):
         draw(config(), shots)
-    monkeypatch.setattr(b4m.evaluate, "sample", whole)
+    monkeypatch.setattr(b4m.evaluate, "sample_with", whole)
     assert [shot.file.exists() for shot in shots] == [True, True, False, False]
     drawn.clear()
     draw(config(), shots)
@@ -527,7 +527,7 @@ def test_drawing_continues_where_it_was_stopped(config, drawn, monkeypatch):
     shots[1].file.write_bytes(shots[1].file.read_bytes()[:-60])  # a copy that broke off
     draw(config(), shots)
     assert drawn == [(shots[1].prompt, shots[1].seed)]
-    monkeypatch.setattr(b4m.evaluate, "load_base", None)  # nothing to draw: no model is loaded
+    monkeypatch.setattr(b4m.evaluate, "open_pipe", None)  # nothing to draw: no model is loaded
     draw(config(), shots)
 
 
@@ -577,7 +577,7 @@ def test_mistakes_are_told_before_anything_is_drawn(config, drawn, models):
     [
         ({"pictures": "x"}, "--pictures goes without"),
         ({"content_file": None, "style_file": None}, "nothing to score"),
-        ({"lora_file": "x"}, "--lora-file goes alone"),
+        ({"lora_file": "x"}, "--lora-file goes without"),
         ({"prompts": ()}, "--prompts is missing"),
         ({"content_dir": None}, "--content-dir is missing"),
         ({"seeds": (1, 1)}, "each may stand there once"),

@@ -19,10 +19,13 @@ from b4m import images, storage
 from b4m.checkpoint import describe, load_concept, save_concept
 from b4m.cli import main
 from b4m.config import GenerateConfig, TrainConfig
+from b4m.doctor import DoctorConfig
 from b4m.errors import UserError
+from b4m.export_config import ExportConfig, SplitConfig
 from b4m.images import load_folder
 from b4m.lock import exclusive
 from b4m.lora_file import load_lora
+from b4m.measure_config import BenchConfig, EvaluateConfig, InspectConfig, StudyConfig
 from b4m.sdxl import load_base
 from b4m.train import train
 
@@ -50,6 +53,13 @@ NASTY = (
 WORKING = {
     TrainConfig: {"stage": "content", "content_dir": ("c",), "partner_dirs": ("p",)},
     GenerateConfig: {"prompts": ("x",)},
+    EvaluateConfig: {"lora_file": "l", "prompts": ("x",), "content_dir": "c", "style_dir": "s"},
+    StudyConfig: {"study": "joint"},
+    InspectConfig: {"file": "f"},
+    BenchConfig: {},
+    DoctorConfig: {},
+    ExportConfig: {"output": "o.safetensors", "lora_file": "l"},
+    SplitConfig: {"lora_file": "l"},
 }
 
 
@@ -62,38 +72,52 @@ def test_every_option_takes_a_value_or_refuses_it_in_one_line_that_names_it(cls)
                 made = cls(**{**WORKING[cls], field.name: value})
             except UserError as error:
                 assert len(str(error).splitlines()) == 1
-                assert "--" + field.name.replace("_", "-") in str(error), (field.name, value)
+                assert field.name.replace("_", "-") in str(error), (field.name, value)
                 refusals += 1
             else:
-                assert (
-                    not isinstance(getattr(made, field.name), float) or abs(getattr(made, field.name)) < 1e309
-                )
+                assert is_finite(getattr(made, field.name)), (field.name, value)
     assert refusals > 10 * len(dataclasses.fields(cls))
 
 
+def is_finite(value) -> bool:
+    return not isinstance(value, float) or abs(value) < 1e309
+
+
 @pytest.mark.parametrize(
-    "name", ["base_model", "output_dir", "content_dir", "partner_dirs", "content_trigger"]
+    ("cls", "name"),
+    [(TrainConfig, n) for n in ("base_model", "output_dir", "content_dir", "partner_dirs", "content_trigger")]
+    + [(GenerateConfig, n) for n in ("base_model", "content_file", "prompts", "negative_prompt")]
+    + [(EvaluateConfig, "pictures"), (StudyConfig, "study"), (InspectConfig, "file"), (BenchConfig, "output")]
+    + [(ExportConfig, "output"), (DoctorConfig, "output_dir"), (SplitConfig, "lora_file")],
+    ids=lambda value: getattr(value, "__name__", value),
 )
-@pytest.mark.parametrize("text", ["a\0b", "\udcff", "x" * 9999])
-def test_text_that_no_file_can_hold_is_refused(name, text):
+@pytest.mark.parametrize("text", ["a\0b", "\udcff", "x" * 9999], ids=["nul", "surrogate", "long"])
+def test_text_that_no_file_can_hold_is_refused(cls, name, text):
     with pytest.raises(UserError, match="--" + name.replace("_", "-")):
-        TrainConfig(**{**WORKING[TrainConfig], name: text})
+        cls(**{**WORKING[cls], name: text})
 
 
 @pytest.mark.parametrize(
-    "change",
+    ("cls", "name", "value"),
     [
-        {"resolution": 10**6},
-        {"seed": 2**63},
-        {"basis_seed": 10**30},
-        {"output_dir": ""},
-        {"base_model": "x" * 256},
+        (TrainConfig, "resolution", 10**6),
+        (TrainConfig, "seed", 2**63),
+        (TrainConfig, "basis_seed", 10**30),
+        (TrainConfig, "output_dir", ""),
+        (TrainConfig, "base_model", "x" * 256),
+        (GenerateConfig, "size", 10**6),
+        (GenerateConfig, "steps", 1001),
+        (GenerateConfig, "seeds", (0, -1)),
+        (GenerateConfig, "content_strength", 1e9),
+        (GenerateConfig, "output_dir", "a/" + "x" * 256),
+        (EvaluateConfig, "seeds", (2**63,)),
+        (EvaluateConfig, "guidance", 1e9),
     ],
-    ids=str,
+    ids=lambda value: str(value)[:20],
 )
-def test_enormous_and_empty_values_are_refused(change):
-    with pytest.raises(UserError, match="--" + next(iter(change)).replace("_", "-")):
-        TrainConfig(**{**WORKING[TrainConfig], **change})
+def test_enormous_and_empty_values_are_refused(cls, name, value):
+    with pytest.raises(UserError, match="--" + name.replace("_", "-")):
+        cls(**{**WORKING[cls], name: value})
 
 
 def test_memory_that_is_not_there_is_told_in_one_line(settings, tmp_path, monkeypatch):

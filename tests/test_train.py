@@ -46,7 +46,9 @@ def separate_passes(run: Run, number: int) -> dict[str, list[torch.Tensor]]:
             picture = torch.tensor([stage.picked(run.config.seed, number)[row]])
             x, e, t = cache.latents[picture], noise[[row]], timesteps[[row]]
             out = run.pipe.unet(
-                add_noise(x, e, t, run.alphas_cumprod), t, **cache.conditioning(picture)
+                add_noise(x, e, t, run.alphas_cumprod).to(run.pipe.unet.dtype),
+                t,
+                **cache.conditioning(picture),
             ).sample
             target = regression_target(x, e, t, run.alphas_cumprod, run.prediction_type)
             total = total + row_losses(out, target)[0] / rows.sum()
@@ -57,6 +59,8 @@ def separate_passes(run: Run, number: int) -> dict[str, list[torch.Tensor]]:
 @pytest.mark.parametrize("stage", ["content", "style"])
 def test_one_routed_pass_equals_the_separate_passes(stage, settings, tmp_path):
     run = loaded(settings(stage, tmp_path, target_rows=2, lr=0.05, partner_lr=0.05))
+    run.pipe.unet.double()  # so that only the routing is compared, and not the order of float32 sums
+    run.cache = replace(run.cache, hidden=run.cache.hidden.double(), pooled=run.cache.pooled.double())
     for run.step in range(2):  # the second time from halves that are not zero
         run.optimizer.zero_grad()
         run.micro_step(0)
@@ -64,8 +68,7 @@ def test_one_routed_pass_equals_the_separate_passes(stage, settings, tmp_path):
         for half in ("content", "style"):
             for parameter, gradient in zip(run.adapter.parameters_of(half), expected[half], strict=True):
                 assert gradient.abs().max() > 0
-                # Both are float32 through a whole UNet, summed in another order.
-                assert (parameter.grad - gradient).abs().max() <= 5e-5 * gradient.abs().max()
+                assert (parameter.grad - gradient).abs().max() <= 1e-6 * gradient.abs().max()
         run.optimizer.step()
 
 

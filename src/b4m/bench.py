@@ -15,7 +15,6 @@ from torch.utils.flop_counter import FlopCounterMode
 from .adapter import Adapter
 from .bench_models import base, job, random_cache
 from .bench_report import ratios, row
-from .checkpoint import write_atomic
 from .errors import UserError
 from .footprint import meta_copy
 from .measure_config import BenchConfig
@@ -23,6 +22,7 @@ from .process import package_version
 from .riemannian import RiemannianAdamW
 from .rivals import LoopedInverse, LoraAdapter, PublishedFlow, peft_riemannian, sharing
 from .sdxl import compile_blocks
+from .storage import write_text
 from .train import Run
 
 Mark = Callable[[str], None]
@@ -89,9 +89,7 @@ def bench(config: BenchConfig) -> dict:
     report = {"settings": dataclasses.asdict(config), "machine": machine(device), "model": facts}
     rows = [row(contender, rates) for contender in contenders]
     report |= {"matmul_tflop_per_second": rates, "rows": rows, "ratios": ratios(rows)}
-    write_atomic(
-        Path(config.output), lambda partial: partial.write_text(json.dumps(report, indent=1) + "\n") and None
-    )
+    write_text(config.output, json.dumps(report, indent=1) + "\n")
     return report
 
 
@@ -189,9 +187,8 @@ def _training(group: str, name: str, run: Run) -> Contender:
 
         run.denoiser, run.accelerator.backward, run.step = denoiser, timed_backward, number
         run.optimizer.zero_grad(set_to_none=True)
-        run.micro_step(0)
-        run.accelerator.clip_grad_norm_(run.parameters, 1.0)
-        run.optimizer.step()
+        loss, *_ = run.average(run.micro_step(0), stop=False)
+        run.advance(loss)
         mark("optimizer")
 
     return Contender(group, name, step, run.stage.rows)

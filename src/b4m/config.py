@@ -22,9 +22,6 @@ __all__ = [
 ]
 
 STAGES = ("content", "style", "second", "joint")
-PATHS = ("base_model", "vae", "_dir", "_dirs", "_file")  # how names of settings end that hold paths
-MAX_TEXT = 4000  # characters: no path is longer, and no prompt is read that far
-MAX_NAME = 255  # of one name in a path
 _ONE = ("content", "style")  # the two stage-one jobs
 _FRESH = (*_ONE, "joint")  # the jobs that start from nothing
 _CONTENT, _STYLE = (
@@ -171,7 +168,6 @@ class TrainConfig:
 
     def __post_init__(self) -> None:
         check(self)
-        _check_texts(self)
         needs = {
             "content": ("content_dir", "partner_dirs"),
             "style": ("style_dir", "partner_dirs"),
@@ -205,23 +201,6 @@ class TrainConfig:
         return f"{self.content_prompt} in {_words(self.style_trigger, self.style_class)} style"
 
 
-def _check_texts(config: TrainConfig) -> None:
-    """Raise UserError for text that cannot be written to a result, or names no file on any machine."""
-    for f in fields(config):
-        value = getattr(config, f.name)
-        for text in value if isinstance(value, tuple) else (value,):
-            if not isinstance(text, str):
-                continue
-            path = f.name.endswith(PATHS)
-            if not text and path:
-                raise UserError(f"{flag(f.name)} is empty: {f.metadata['doc']}")
-            long = len(text) > MAX_TEXT or path and max(map(len, text.split("/"))) > MAX_NAME
-            if long or "\0" in text or any("\ud800" <= letter <= "\udfff" for letter in text):
-                raise UserError(
-                    f"{flag(f.name)} {text[:40]!a}: too long, or not UTF-8 text; rename the folder or the file"
-                )
-
-
 FUSED = "a fused file of the second stage, or any other LoRA file"
 
 
@@ -237,12 +216,12 @@ class GenerateConfig:
     lora_file: str | None = setting(FUSED, None)
     prompts: tuple[str, ...] = setting("what to draw, one or more prompts", ())
     negative_prompt: str | None = setting("what to keep out", None)
-    seeds: tuple[int, ...] = setting("one picture per seed and prompt", (77,))
-    steps: int = setting("denoising steps (Euler)", 25, low=1)
-    guidance: float = setting("how strictly the prompt is followed", 5.0, low=0)
-    size: int = setting("side of the pictures in pixels", 1024, low=8)
-    content_strength: float = setting("dial of the content: 0 none, 1 as trained", 1.0)
-    style_strength: float = setting("dial of the style: 0 none, 1 as trained", 1.0)
+    seeds: tuple[int, ...] = setting("one picture per seed and prompt", (77,), low=0, high=2**63 - 1)
+    steps: int = setting("denoising steps (Euler)", 25, low=1, high=1000)
+    guidance: float = setting("how strictly the prompt is followed", 5.0, low=0, high=1000)
+    size: int = setting("side of the pictures in pixels", 1024, low=8, high=8192)
+    content_strength: float = setting("dial of the content: 0 none, 1 as trained", 1.0, low=-100, high=100)
+    style_strength: float = setting("dial of the style: 0 none, 1 as trained", 1.0, low=-100, high=100)
     mixed_precision: str = setting(
         "precision of the model; the autoencoder always runs in float32", "no", choices=("no", "bf16", "fp16")
     )
@@ -262,7 +241,9 @@ class GenerateConfig:
 def one_source(config: Any) -> None:
     """Raise UserError for a LoRA file beside concept files."""
     if config.lora_file and (config.content_file or config.style_file):
-        raise UserError("--lora-file goes alone: it already holds a content and a style")
+        raise UserError(
+            "--lora-file goes without --content-file and --style-file: it already holds a content and a style"
+        )
 
 
 def _words(trigger: str, noun: str) -> str:

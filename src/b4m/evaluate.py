@@ -15,31 +15,16 @@ from tqdm import tqdm
 
 from .errors import UserError
 from .extractors import Extractor, load_extractor
-from .generate import ROWS_AT_ONCE, attach, sample, save_png
+from .generate import ROWS_AT_ONCE, attach, drawn_with, open_pipe, sample_with, save_png
 from .images import open_pictures
 from .manifest import ASPECTS, Shot, read_manifest, write_manifest
 from .measure_config import EvaluateConfig
 from .metrics import alignment, diversity
 from .report import check_baseline, figure_class, summarise, write_results
-from .sdxl import DTYPES, load_base
 from .storage import shown
 
 AT_ONCE = 64  # pictures in memory
 VERSIONS = ("b4m", "torch", "transformers", "diffusers", "numpy", "pillow", "open_clip_torch")
-DRAWN_WITH = (  # settings that decide what a picture looks like
-    "base_model",
-    "vae",
-    "content_file",
-    "style_file",
-    "lora_file",
-    "negative_prompt",
-    "steps",
-    "guidance",
-    "size",
-    "content_strength",
-    "style_strength",
-    "mixed_precision",
-)
 
 
 @dataclass(frozen=True)
@@ -49,7 +34,7 @@ class Extractors:
     content: Extractor  # paper: DINOv2
     style: Extractor  # paper: CLIP
     prompt: Extractor  # paper: CLIP; must read texts. Diversity is measured with it: it is blind to nothing
-    judges: Mapping[str, Extractor] = field(default_factory=dict)  # by aspect: content, style, background
+    judges: Mapping[str, Extractor] = field(default_factory=dict)  # by one of ASPECTS
 
 
 def load_extractors(
@@ -229,24 +214,13 @@ def draw(config: EvaluateConfig, shots: Sequence[Shot]) -> None:
     settings = _drawn_with(config)
     missing = [shot for shot in shots if not _is_drawn(shot, settings)]
     if missing:
-        pipe = load_base(config.base_model, config.vae, DTYPES[config.mixed_precision])
+        pipe = open_pipe(config)
         attach(pipe, config.content_file, config.style_file, config.lora_file)
-        if torch.cuda.is_available():
-            pipe.to("cuda")
         bar = tqdm(total=len(shots), initial=len(shots) - len(missing), desc="drawing")
         for start in range(0, len(missing), ROWS_AT_ONCE):
             some = missing[start : start + ROWS_AT_ONCE]
-            pictures = sample(
-                pipe,
-                [shot.prompt for shot in some],
-                [shot.seed for shot in some],
-                config.steps,
-                config.guidance,
-                config.size,
-                config.content_strength,
-                config.style_strength,
-                config.negative_prompt,
-            )
+            prompts, seeds = [shot.prompt for shot in some], [shot.seed for shot in some]
+            pictures = sample_with(pipe, config, prompts, seeds)
             for shot, picture in zip(some, pictures, strict=True):
                 save_png(shot.file, picture, _facts(shot, settings))
             bar.update(len(some))
@@ -256,16 +230,15 @@ def draw(config: EvaluateConfig, shots: Sequence[Shot]) -> None:
 
 def _drawn_with(config: EvaluateConfig) -> dict[str, str]:
     """What decides a picture besides prompt and seed: settings, and the bytes of the files it is drawn with."""
-    values = {name: getattr(config, name) for name in DRAWN_WITH}
-    settings = {name: str(value) for name, value in values.items() if value is not None}
+    settings = drawn_with(config)
     for name in ("content_file", "style_file", "lora_file"):
-        if values[name] is not None:
+        if name in settings:
             try:
-                with open(values[name], "rb") as file:
+                with open(settings[name], "rb") as file:
                     settings[f"{name}_sha256"] = hashlib.file_digest(file, "sha256").hexdigest()
             except OSError as error:
                 raise UserError(
-                    f"{shown(values[name])}: cannot be read ({error.strerror}); give a file"
+                    f"{shown(settings[name])}: cannot be read ({error.strerror}); give a file"
                 ) from error
     return settings
 

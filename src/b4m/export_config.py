@@ -17,8 +17,8 @@ class ExportConfig:
     content_file: str | None = setting("a content file", None)
     style_file: str | None = setting("a style file", None)
     lora_file: str | None = setting(FUSED, None)
-    content_strength: float = setting("dial of the content, folded into the file", 1.0)
-    style_strength: float = setting("dial of the style, folded into the file", 1.0)
+    content_strength: float = setting("dial of the content, folded into the file", 1.0, low=-100, high=100)
+    style_strength: float = setting("dial of the style, folded into the file", 1.0, low=-100, high=100)
     dtype: str = setting("number format of the file", "fp16", choices=("fp32", "fp16", "bf16"))
     dialect: str = setting(
         "how the file's keys are spelled: diffusers for Diffusers, kohya or kohya-original for A1111 and ComfyUI",

@@ -4,13 +4,27 @@ import math
 import os
 import types
 import typing
-from dataclasses import MISSING, field, fields
+from dataclasses import MISSING, Field, field, fields
 from pathlib import Path
 from typing import Any
 
 import yaml
 
 from .errors import UserError
+
+PATHS = (
+    "base_model",
+    "vae",
+    "dir",
+    "dirs",
+    "file",
+    "output",
+    "pictures",
+    "study",
+    "subjects",
+)  # names of paths end so
+MAX_TEXT = 4000  # characters: no path is longer, and no prompt is read that far
+MAX_NAME = 255  # of one name in a path
 
 
 def setting(
@@ -39,12 +53,32 @@ def check(config: Any) -> None:
     for f in fields(config):
         value = convert(f.name, hints[f.name], getattr(config, f.name))
         object.__setattr__(config, f.name, value)
-        if f.metadata["choices"] and value not in f.metadata["choices"]:
-            raise UserError(f"{flag(f.name)} {value!r}: choose one of {', '.join(f.metadata['choices'])}")
-        low, high = f.metadata["low"], f.metadata["high"]
-        if isinstance(value, int | float) and not low <= value <= high:
-            limit = f"at least {low}" if high == math.inf else f"between {low} and {high}"
-            raise UserError(f"{flag(f.name)} {value}: must be {limit}")
+        for item in value if isinstance(value, tuple) else (value,):
+            _check_one(f, item)
+
+
+def _check_one(f: Field, value: Any) -> None:
+    """Choices and limits of one number or text."""
+    if f.metadata["choices"] and value not in f.metadata["choices"]:
+        raise UserError(f"{flag(f.name)} {value!r}: choose one of {', '.join(f.metadata['choices'])}")
+    low, high = f.metadata["low"], f.metadata["high"]
+    if isinstance(value, int | float) and not low <= value <= high:
+        limit = f"at least {low}" if high == math.inf else f"between {low} and {high}"
+        raise UserError(f"{flag(f.name)} {value}: must be {limit}")
+    if isinstance(value, str):
+        _check_text(f, value)
+
+
+def _check_text(f: Field, text: str) -> None:
+    """Raise UserError for text that cannot be written to a result, or names no file on any machine."""
+    path = f.name.endswith(PATHS)
+    if not text and path:
+        raise UserError(f"{flag(f.name)} is empty: {f.metadata['doc']}")
+    long = len(text) > MAX_TEXT or path and max(map(len, text.split("/"))) > MAX_NAME
+    if long or "\0" in text or any("\ud800" <= letter <= "\udfff" for letter in text):
+        raise UserError(
+            f"{flag(f.name)} {text[:40]!a}: too long, or not UTF-8 text; rename the folder or the file"
+        )
 
 
 def convert(name: str, hint: Any, value: Any) -> Any:

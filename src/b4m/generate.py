@@ -16,11 +16,27 @@ from .checkpoint import check_pair, load_concept, load_lora, split_lora, write_a
 from .config import GenerateConfig
 from .errors import UserError
 from .lora_file import check_layers, read_spec
+from .measure_config import EvaluateConfig
 from .plp import HALVES
 from .sdxl import DTYPES, check_base, check_size, decode_latents, encode_guided, load_base
 
 PIXELS_AT_ONCE = 4 * 1024 * 1024  # of one batch: four pictures of SDXL's own size
 ROWS_AT_ONCE = 16
+Drawn = GenerateConfig | EvaluateConfig
+DRAWN_WITH = (  # settings that decide what a picture looks like, besides prompt and seed
+    "base_model",
+    "vae",
+    "content_file",
+    "style_file",
+    "lora_file",
+    "negative_prompt",
+    "steps",
+    "guidance",
+    "size",
+    "content_strength",
+    "style_strength",
+    "mixed_precision",
+)
 
 
 def attach(
@@ -153,15 +169,17 @@ def sample(
     return pictures
 
 
-def generate(config: GenerateConfig) -> list[Path]:
-    """Every prompt with every seed -> PNG files with their settings inside; their paths, the grid's last."""
+def open_pipe(config: Drawn) -> StableDiffusionXLPipeline:
+    """The base model that `config` names, on the GPU if there is one; nothing attached yet."""
     pipe = load_base(config.base_model, config.vae, DTYPES[config.mixed_precision])
-    attach(pipe, config.content_file, config.style_file, config.lora_file)
-    if torch.cuda.is_available():
-        pipe.to("cuda")
-    prompts = [prompt for prompt in config.prompts for _ in config.seeds]
-    seeds = [*config.seeds] * len(config.prompts)
-    pictures = sample(
+    return pipe.to("cuda") if torch.cuda.is_available() else pipe
+
+
+def sample_with(
+    pipe: StableDiffusionXLPipeline, config: Drawn, prompts: Sequence[str], seeds: Sequence[int]
+) -> list[Image.Image]:
+    """`sample` with the steps, guidance, size, dials and negative prompt of `config`."""
+    return sample(
         pipe,
         prompts,
         seeds,
@@ -172,6 +190,15 @@ def generate(config: GenerateConfig) -> list[Path]:
         config.style_strength,
         config.negative_prompt,
     )
+
+
+def generate(config: GenerateConfig) -> list[Path]:
+    """Every prompt with every seed -> PNG files with their settings inside; their paths, the grid's last."""
+    pipe = open_pipe(config)
+    attach(pipe, config.content_file, config.style_file, config.lora_file)
+    prompts = [prompt for prompt in config.prompts for _ in config.seeds]
+    seeds = [*config.seeds] * len(config.prompts)
+    pictures = sample_with(pipe, config, prompts, seeds)
     folder = Path(config.output_dir)
     paths = []
     for index, (picture, prompt, seed) in enumerate(zip(pictures, prompts, seeds, strict=True)):
@@ -186,21 +213,14 @@ def generate(config: GenerateConfig) -> list[Path]:
 
 def _facts(config: GenerateConfig, prompt: str | None = None, seed: int | None = None) -> dict[str, str]:
     """What a picture was made with, for its PNG text."""
-    names = (
-        "base_model",
-        "vae",
-        "content_file",
-        "style_file",
-        "lora_file",
-        "negative_prompt",
-        "steps",
-        "guidance",
-        "size",
-        "content_strength",
-        "style_strength",
-    )
-    facts = {"prompt": prompt, "seed": seed, **{name: getattr(config, name) for name in names}}
-    return {name: str(value) for name, value in facts.items() if value is not None}
+    facts = {} if prompt is None else {"prompt": prompt, "seed": str(seed)}
+    return {**facts, **drawn_with(config)}
+
+
+def drawn_with(config: Drawn) -> dict[str, str]:
+    """The settings of DRAWN_WITH that are given, as text."""
+    values = {name: getattr(config, name) for name in DRAWN_WITH}
+    return {name: str(value) for name, value in values.items() if value is not None}
 
 
 def save_png(path: Path, picture: Image.Image, facts: dict[str, str]) -> None:

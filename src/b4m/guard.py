@@ -3,18 +3,12 @@
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-import torch
 from torch import Tensor, nn
 
 from .errors import UserError
 from .storage import shown
 
 Passes = Sequence[tuple[Sequence[int], Tensor]]  # of one step: (pictures of the rows, their losses (rows,))
-
-
-def finite_gradient(parameters: Sequence[nn.Parameter]) -> bool:
-    """Whether all gradients are finite; one number is fetched from the device."""
-    return torch.nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None]).isfinite().item()
 
 
 def suspects(

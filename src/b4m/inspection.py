@@ -28,7 +28,7 @@ from .lora_file import Pairs, read_spec
 from .measure_config import InspectConfig
 from .plp import HALVES, BasisSpec, basis, compose, frozen_sizes, split, start
 from .sdxl import check_base, empty_unet
-from .storage import read_tensors, shown, write_atomic
+from .storage import read_tensors, shown, write_atomic, write_text
 
 CARRIED = 0.9  # of |B|^2 and |D|^2, by the directions whose overlap is measured
 
@@ -52,7 +52,7 @@ def inspect(config: InspectConfig) -> dict[str, Any]:
     text = json.dumps(report, indent=1, allow_nan=False)
     figure = draw(report)
     folder = Path(config.output)
-    write_atomic(folder / "inspection.json", lambda partial: partial.write_text(text, encoding="utf-8"))
+    write_text(folder / "inspection.json", text)
     write_atomic(folder / "inspection.png", lambda partial: figure.savefig(partial, format="png"))
     return report
 

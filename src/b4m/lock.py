@@ -11,7 +11,7 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 
 from .errors import Busy, UserError
-from .storage import reason, shown, write_atomic
+from .storage import reason, shown, write_text
 
 
 @contextmanager
@@ -37,7 +37,7 @@ def exclusive(folder: Path) -> Iterator[None]:
             f"{shown(folder)}: cannot be written to ({reason(error)}); choose another folder"
         ) from error
     try:
-        write_atomic(owner, lambda partial: partial.write_text(json.dumps(facts), encoding="utf-8") and None)
+        write_text(owner, json.dumps(facts))
         yield
     finally:
         with suppress(OSError):

@@ -7,7 +7,7 @@ from pathlib import Path
 from accelerate import Accelerator
 
 from .errors import UserError
-from .storage import reason, shown, sweep, write_atomic
+from .storage import reason, shown, sweep, write_text
 
 LOG, PICTURES = "log.jsonl", "pictures.json"
 
@@ -34,8 +34,8 @@ class Logbook:
             return
         for folder in (self.folder, self.folder / "previews"):
             sweep(folder)
-        _write(self.folder / LOG, "".join(json.dumps(record) + "\n" for record in self.records))
-        _write(self.folder / PICTURES, json.dumps(pictures, indent=1, ensure_ascii=False) + "\n")
+        write_text(self.folder / LOG, "".join(json.dumps(record) + "\n" for record in self.records))
+        write_text(self.folder / PICTURES, json.dumps(pictures, indent=1, ensure_ascii=False) + "\n")
         if tracker != "none":  # from step 1, since a writer that was killed has lost what it had not flushed
             self.accelerator.init_trackers(tracker, init_kwargs={tracker: {"purge_step": 1}})
             for record in self.records:
@@ -74,7 +74,3 @@ def _read(path: Path, taken: int) -> list[dict]:
         except (ValueError, KeyError, TypeError, RecursionError):  # the line that a crash cut off
             continue
     return [records[step] for step in sorted(records) if 1 <= step <= taken]
-
-
-def _write(path: Path, text: str) -> None:
-    write_atomic(path, lambda partial: partial.write_text(text, encoding="utf-8") and None)

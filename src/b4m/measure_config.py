@@ -3,9 +3,9 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-from .config import PRESETS, SDXL
+from .config import PRESETS, SDXL, one_source
 from .errors import UserError
-from .fields import check, setting
+from .fields import check, flag, setting
 
 FOLDER = Path("examples/configs/studies")  # of the shipped studies
 
@@ -28,7 +28,9 @@ class EvaluateConfig:
     content_dir: str | None = setting("pictures of the content to compare with: a folder or one file", None)
     style_dir: str | None = setting("pictures of the style to compare with: a folder or one file", None)
     prompts: tuple[str, ...] = setting("what to draw, one or more prompts", ())
-    seeds: tuple[int, ...] = setting("one picture per seed and prompt", tuple(range(10)))
+    seeds: tuple[int, ...] = setting(
+        "one picture per seed and prompt", tuple(range(10)), low=0, high=2**63 - 1
+    )
     baseline: str | None = setting("row of the manifest that the other rows are compared with", None)
     content_extractor: str = setting(
         "model of content alignment (paper: DINOv2): folder, Hugging Face name or open_clip:ARCHITECTURE:WEIGHTS",
@@ -48,14 +50,17 @@ class EvaluateConfig:
     background_judge: str | None = setting(
         "image classifier that names backgrounds, for labels and leaks", None
     )
+    colour_judge: str | None = setting(
+        "image classifier that names the main colour of what is shown, for labels and leaks", None
+    )
     base_model: str = setting("the model the files were made for: a folder or a Hugging Face name", SDXL)
     vae: str | None = setting("folder or name of an autoencoder that replaces the base model's", None)
     negative_prompt: str | None = setting("what to keep out", None)
-    steps: int = setting("denoising steps (Euler)", 25, low=1)
-    guidance: float = setting("how strictly the prompt is followed", 5.0, low=0)
-    size: int = setting("side of the pictures in pixels", 1024, low=8)
-    content_strength: float = setting("dial of the content: 0 none, 1 as trained", 1.0)
-    style_strength: float = setting("dial of the style: 0 none, 1 as trained", 1.0)
+    steps: int = setting("denoising steps (Euler)", 25, low=1, high=1000)
+    guidance: float = setting("how strictly the prompt is followed", 5.0, low=0, high=1000)
+    size: int = setting("side of the pictures in pixels", 1024, low=8, high=8192)
+    content_strength: float = setting("dial of the content: 0 none, 1 as trained", 1.0, low=-100, high=100)
+    style_strength: float = setting("dial of the style: 0 none, 1 as trained", 1.0, low=-100, high=100)
     mixed_precision: str = setting(
         "precision of the model; the autoencoder always runs in float32", "no", choices=("no", "bf16", "fp16")
     )
@@ -64,20 +69,17 @@ class EvaluateConfig:
         check(self)
         files = [name for name in ("content_file", "style_file", "lora_file") if getattr(self, name)]
         if self.pictures:
-            if files or self.prompts:
-                raise UserError("--pictures goes without files and prompts: these pictures are drawn already")
+            if given := [*files, *(["prompts"] if self.prompts else [])]:
+                raise UserError(f"--pictures goes without {flag(given[0])}: these pictures are drawn already")
             return
         if not files:
             raise UserError(
                 "nothing to score: give --pictures, or --content-file and --style-file, or --lora-file"
             )
-        if self.lora_file and len(files) > 1:
-            raise UserError("--lora-file goes alone: it already holds a content and a style")
+        one_source(self)
         for name in ("prompts", "seeds", "content_dir", "style_dir"):
             if not getattr(self, name):
-                raise UserError(
-                    f"--{name.replace('_', '-')} is missing: pictures are drawn and compared with it"
-                )
+                raise UserError(f"{flag(name)} is missing: pictures are drawn and compared with it")
         if len(set(self.prompts)) < len(self.prompts) or len(set(self.seeds)) < len(self.seeds):
             raise UserError("--prompts and --seeds: each may stand there once")
 
@@ -148,7 +150,7 @@ class BenchConfig:
     device: str = setting("where to run", "auto", choices=("auto", "cpu", "cuda"))
     output: str = setting("JSON file for all that was measured", "outputs/bench.json")
     resolution: int | None = setting(
-        "side of the pictures in pixels (default: 512, and 64 for the small size)", None, low=8
+        "side of the pictures in pixels (default: 512, and 64 for the small size)", None, low=8, high=8192
     )
     partners: int = setting("partners beside the one target; they and it are the rows of a step", 3, low=1)
     rank: int | None = setting("rank of the adapter (default: 64, and 32 for the small size)", None, low=2)

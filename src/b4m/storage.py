@@ -80,6 +80,15 @@ def sweep(folder: Path) -> None:
             partial.unlink()
 
 
+def write_text(path: Path | str, text: str) -> None:
+    """Write `text` as UTF-8, atomically. Raises UserError as `write_atomic` does."""
+
+    def write(partial: Path) -> None:
+        partial.write_text(text, encoding="utf-8")
+
+    write_atomic(path, write)
+
+
 def own(tensor: Tensor) -> Tensor:
     """A contiguous copy on the CPU that shares memory with nothing, as safetensors demands."""
     return tensor.detach().cpu().clone(memory_format=torch.contiguous_format)

@@ -12,13 +12,12 @@ from tqdm import tqdm
 from .config import PRESETS, GenerateConfig, resolve
 from .errors import Busy
 from .evaluate import evaluate
-from .generate import attach, sample, save_png
+from .generate import attach, open_pipe, sample_with, save_png
 from .lock import exclusive
 from .manifest import Shot, write_manifest
 from .measure_config import EvaluateConfig, StudyConfig
 from .report import tables
-from .sdxl import DTYPES, load_base
-from .storage import write_atomic
+from .storage import write_text
 from .study_plan import Drawing, Plan, Training, read_study
 from .train import train
 
@@ -88,7 +87,7 @@ def _do(plan: Plan, easel: "Easel", job: Training | Drawing) -> bool:
             result = train(job.config)
             if fresh and result.seconds:  # of a run that was interrupted they would say too little
                 facts = {"seconds": round(result.seconds, 2), "peak_mb": round(result.peak_mb, 1)}
-                _write_json(job.folder / "seconds.json", facts)
+                write_text(job.folder / "seconds.json", json.dumps(facts, indent=1))
         return True
     except Busy:
         return False
@@ -119,22 +118,10 @@ class Easel:
         )
         with exclusive(folder):
             if self.pipe is None:
-                self.pipe = load_base(config.base_model, config.vae, DTYPES[config.mixed_precision]).to(
-                    _device()
-                )
+                self.pipe = open_pipe(config)
             started = time.perf_counter()
             attach(self.pipe, config.content_file, config.style_file, config.lora_file)
-            pictures = sample(
-                self.pipe,
-                prompts,
-                seeds,
-                config.steps,
-                config.guidance,
-                config.size,
-                config.content_strength,
-                config.style_strength,
-                config.negative_prompt,
-            )
+            pictures = sample_with(self.pipe, config, prompts, seeds)
             for (number, text, seed), picture in zip(drawing.shots, pictures, strict=True):
                 save_png(
                     folder / _name(number, seed),
@@ -142,7 +129,7 @@ class Easel:
                     {"prompt": text, "seed": str(seed), **drawing.files},
                 )
             seconds = (time.perf_counter() - started) / len(pictures)
-            _write_json(_done(self.plan, drawing), {"seconds": round(seconds, 3)})
+            write_text(_done(self.plan, drawing), json.dumps({"seconds": round(seconds, 3)}, indent=1))
         return True
 
 
@@ -160,12 +147,6 @@ def _done(plan: Plan, drawing: Drawing) -> Path:
     return plan.folder_of(drawing) / "seconds.json"
 
 
-def _write_json(path: Path, facts: dict) -> None:
-    write_atomic(
-        path, lambda partial: partial.write_text(json.dumps(facts, indent=1), encoding="utf-8") and None
-    )
-
-
 def _seconds(plan: Plan) -> dict[str, float]:
     """Median seconds of each stage, and of a picture, over what has been done."""
     found: dict[str, list[float]] = {}
@@ -174,10 +155,6 @@ def _seconds(plan: Plan) -> dict[str, float]:
         if path.exists():
             found.setdefault(name, []).append(json.loads(path.read_text(encoding="utf-8"))["seconds"])
     return {name: median(values) for name, values in found.items()}
-
-
-def _device() -> str:
-    return "cuda" if torch.cuda.is_available() else "cpu"
 
 
 def _results(config: StudyConfig, plan: Plan) -> Path:
@@ -192,13 +169,14 @@ def _results(config: StudyConfig, plan: Plan) -> Path:
             )
         )
         seconds = _seconds(plan)
-        _write_json(folder / "seconds.json", {"seconds": seconds, "threads": torch.get_num_threads()})
+        write_text(
+            folder / "seconds.json",
+            json.dumps({"seconds": seconds, "threads": torch.get_num_threads()}, indent=1),
+        )
         text = (
             f"{study.title}. Command: `{config.command}`\n\n{tables(scored['summary'])}\n{timings(seconds)}"
         )
-        write_atomic(
-            folder / "results.md", lambda partial: partial.write_text(text, encoding="utf-8") and None
-        )
+        write_text(folder / "results.md", text)
     return folder
 
 
@@ -223,7 +201,6 @@ def timings(seconds: dict[str, float]) -> str:
 def _shots(plan: Plan) -> list[Shot]:
     """Every row's pictures. Their prompts are scored in plain words: no extractor knows a trigger word."""
     study = plan.study
-    leaks = {judge: tuple(names) for judge, names in study.leaks.items()}
     return [
         Shot(
             file=(plan.folder_of(drawing) / _name(number, seed)).absolute(),
@@ -236,7 +213,7 @@ def _shots(plan: Plan) -> list[Shot]:
             row=drawing.row,
             training_seed=drawing.training_seed,
             labels=study.labels_of(drawing.content, drawing.style, number),
-            leaks=leaks,
+            leaks=study.leaks_of(drawing.content),
         )
         for drawing in plan.drawings
         for number, _, seed in drawing.shots

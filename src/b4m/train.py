@@ -22,7 +22,7 @@ from .config import TrainConfig
 from .errors import UserError
 from .footprint import estimate_line
 from .generate import grid, sample, save_png
-from .guard import check_weights, finite_gradient, suspects
+from .guard import check_weights, suspects
 from .lock import exclusive
 from .logbook import Logbook
 from .objective import draw, in_parts, objective, row_weights, terms
@@ -247,11 +247,13 @@ class Run:
         if not math.isfinite(loss):
             return self._leave_out(f"the loss is {loss}")
         self.average_gradients()
+        self.accelerator.unscale_gradients()
+        norm = torch.nn.utils.get_total_norm([parameter.grad for parameter in self.parameters])
         # Under float16 a gradient may overflow: the loss scaler leaves such a step out itself, and scales down.
-        if self.accelerator.scaler is None and not finite_gradient(self.parameters):
+        if self.accelerator.scaler is None and not norm.isfinite():
             return self._leave_out("the gradient is not finite")
         if self.config.max_grad_norm:
-            self.accelerator.clip_grad_norm_(self.parameters, self.config.max_grad_norm)
+            torch.nn.utils.clip_grads_with_norm_(self.parameters, self.config.max_grad_norm, norm)
         self.optimizer.step()
         return True
 
