@@ -24,7 +24,7 @@ from world.classifier import any_scene
 from world.encoders import NAMERS, blank_namer, contrastive_batch, cosines, describes
 from world.render import HELD_OUT_STYLES, Pose, Scene, caption
 
-ACROSS = {"content": "style", "style": "content", "background": "style"}
+ACROSS = {"content": "style", "style": "content", "background": "style", "colour": "style"}
 
 
 @pytest.fixture(scope="module")
@@ -37,9 +37,8 @@ def pictures(scenes) -> torch.Tensor:
     return draw(scenes)
 
 
-@pytest.fixture(scope="module")
-def legible(scenes) -> np.ndarray:
-    return np.array([scene.style not in check.HIDES_BACKGROUND for scene in scenes])
+def legible(scenes: list[Scene], aspect: str) -> np.ndarray:
+    return np.array([scene.style not in check.HIDES.get(aspect, ()) for scene in scenes])
 
 
 @pytest.mark.parametrize("name", [*NAMERS, "prompt"])
@@ -57,7 +56,7 @@ def test_a_folder_is_an_ordinary_one_of_transformers(name):
     assert np.allclose(by_hand.transpose(0, 3, 1, 2), check.as_tensor(byte), atol=1e-6)
 
 
-def test_the_four_together_are_small():
+def test_all_together_are_small():
     assert set(check.megabytes()) == {*NAMERS, "prompt"}
     assert sum(check.megabytes().values()) <= check.MEGABYTES
 
@@ -86,16 +85,15 @@ def test_heads_name_what_was_held_out_of_the_base(scenes, pictures):
             assert len(right) >= 16 and right.mean() >= 0.9, aspect
 
 
-def test_the_background_is_named_in_every_style_that_shows_it(scenes, pictures, legible):
-    right = check.name(load("background"), pictures) == labels(scenes, "background")
-    assert right[legible].mean() >= 0.9
+@pytest.mark.parametrize("aspect", check.HIDES)
+def test_background_and_colour_are_named_in_every_style_that_shows_them(scenes, pictures, aspect):
+    right = check.name(load(aspect), pictures) == labels(scenes, aspect)
+    assert right[legible(scenes, aspect)].mean() >= 0.9
 
 
 @pytest.mark.parametrize("aspect", NAMERS)
-def test_the_nearest_stranger_shows_the_same_and_the_space_is_blind_to_the_rest(
-    aspect, scenes, pictures, legible
-):
-    some = np.flatnonzero(legible | (aspect != "background"))
+def test_the_nearest_stranger_shows_the_same_and_the_space_is_blind_to_the_rest(aspect, scenes, pictures):
+    some = np.flatnonzero(legible(scenes, aspect))
     wanted, other = (labels([scenes[i] for i in some], a) for a in (aspect, ACROSS[aspect]))
     features = embed(load(aspect), pictures[some])
     assert torch.allclose(features.norm(dim=1), torch.ones(len(some)))

@@ -30,7 +30,7 @@ def config(tmp_path, tiny_base, folders):
         "second": {"steps": 1},
         "generate": {"steps": 2, "size": 16, "base_model": tiny_base},
         "evaluate": {f"{kind}_extractor": str(ENCODERS / kind) for kind in ("content", "style", "prompt")}
-        | {f"{kind}_judge": None for kind in ("content", "style", "background")},
+        | {f"{kind}_judge": None for kind in ("content", "style", "background", "colour")},
     }
     (tmp_path / "try.yaml").write_text(yaml.safe_dump(values, sort_keys=False))
     return StudyConfig(str(tmp_path / "try.yaml"), output_dir=str(tmp_path / "out"))

@@ -122,12 +122,19 @@ def test_patterns_are_folders_in_order(study_file, folders, tmp_path):
 
 
 def test_labels_follow_pair_and_prompt(study_file, folders):
-    labels = {"content": "{content} instance", "background": ["navy", "teal"]}
-    study = read_study(study_file(prompts=["one", "two"], labels=labels))
+    labels = {
+        "content": "{content} instance",
+        "background": ["navy", "teal"],
+        "colour": {"content": "red"},
+    }
+    leaks = {"style": ["photo"], "colour": {"content": ["blue", "green"]}}
+    study = read_study(study_file(prompts=["one", "two"], labels=labels, leaks=leaks))
     assert study.labels_of(folders["content"], folders["style"], 1) == {
         "content": "content instance",
         "background": "teal",
+        "colour": "red",
     }
+    assert study.leaks_of(folders["content"]) == {"style": ("photo",), "colour": ("blue", "green")}
 
 
 @pytest.mark.parametrize(
@@ -142,6 +149,7 @@ def test_labels_follow_pair_and_prompt(study_file, folders):
         ({"prompts": ["a {thing}"]}, "only {content} and {style}"),
         ({"contents": ["/nowhere/*"]}, "nothing matches /nowhere"),
         ({"labels": {"background": ["navy", "teal"]}}, "2 for 1 prompts"),
+        ({"leaks": {"colour": {"bear": ["red"]}}}, "nothing for content"),
         ({"subjects": 3}, "expected the name of a YAML file"),
         ({"seeds": ["x"]}, "whole number"),
     ],

@@ -1,4 +1,4 @@
-"""Measure the embedded encoders: do they find the same content, style, background or caption, and only that?
+"""Measure the embedded encoders: do they find the same content, style, background, colour or caption, and only that?
 
 python examples/world/encoders.py --check          # prints the table, writes check.json and confusion.png
 """
@@ -21,6 +21,7 @@ from world.classifier import CONTENT_NAMES, STYLE_NAMES
 from world.dataset import as_tensor
 from world.render import (
     BACKGROUNDS,
+    COLOURS,
     CONTENTS,
     HELD_OUT_STYLES,
     INSTANCES,
@@ -31,11 +32,17 @@ from world.render import (
 )
 
 ENCODERS = Path(__file__).resolve().parent / "encoders"
-LABELS = {"content": CONTENT_NAMES, "style": STYLE_NAMES, "background": tuple(BACKGROUNDS)}
-# At night and on a blackboard a change of ground moves a pixel by 9 and by 1 levels of 255 in the mean.
-HIDES_BACKGROUND = ("neon", "chalk")
+LABELS = {
+    "content": CONTENT_NAMES,
+    "style": STYLE_NAMES,
+    "background": tuple(BACKGROUNDS),
+    "colour": tuple(COLOURS),
+}
+# The styles that hide an aspect. At night and on a blackboard a change of ground moves a pixel by 9 and by 1 levels of
+# 255 in the mean.
+HIDES = {"background": ("neon", "chalk"), "colour": ()}
 GOAL = 0.95  # retrieval of the right content across styles, and of the right style across contents
-MEGABYTES = 6.0  # of weights, all four together
+MEGABYTES = 6.0  # of weights, all together
 TRIGGERS = ("snq", "w@z")
 
 
@@ -44,6 +51,8 @@ def label(scene: Scene, aspect: str) -> int:
     name = getattr(scene, aspect)
     if aspect == "content" and scene.instance:
         name = f"{scene.instance} instance"
+    if aspect == "colour" and scene.instance:
+        name = next(colour for colour, rgb in COLOURS.items() if rgb == INSTANCES[scene.instance].main)
     return LABELS[aspect].index(name)
 
 
@@ -203,12 +212,12 @@ def check_namer(aspect: str, across: str, scenes: list[Scene], pictures: Tensor)
     return result, table / table.sum(1, keepdims=True)
 
 
-def check_background(scenes: list[Scene], pictures: Tensor) -> dict:
-    """The numbers of the background encoder, over the styles that show a background, and its head style by style."""
+def check_shown(aspect: str, scenes: list[Scene], pictures: Tensor) -> dict:
+    """The numbers of the encoder of `aspect`, over the styles that show it, and its head style by style."""
     styles = np.array([scene.style for scene in scenes])
-    right = name(load("background"), pictures) == labels(scenes, "background")
-    shown = np.flatnonzero(~np.isin(styles, HIDES_BACKGROUND))
-    result, _ = check_namer("background", "style", [scenes[i] for i in shown], pictures[shown])
+    right = name(load(aspect), pictures) == labels(scenes, aspect)
+    shown = np.flatnonzero(~np.isin(styles, HIDES[aspect]))
+    result, _ = check_namer(aspect, "style", [scenes[i] for i in shown], pictures[shown])
     return result | {"head_top1_by_style": {s: float(right[styles == s].mean()) for s in STYLE_NAMES}}
 
 
@@ -217,7 +226,7 @@ def check_prompt(scenes: list[Scene], pictures: Tensor) -> dict:
     model, tokenizer = load("prompt"), AutoTokenizer.from_pretrained(ENCODERS / "prompt")
     both = np.flatnonzero(held_out(scenes))
     special, seen = [scenes[i] for i in both], pictures[both]
-    shown = np.flatnonzero([scene.style not in HIDES_BACKGROUND for scene in scenes])
+    shown = np.flatnonzero([scene.style not in HIDES["background"] for scene in scenes])
     return {
         "pictures": len(scenes),
         "dimensions": model.config.projection_dim,
@@ -245,7 +254,7 @@ def megabytes() -> dict[str, float]:
 
 
 def check(repeats: int = 8) -> bool:
-    """Measure all four on freshly drawn pictures; print, write check.json and confusion.png; True if goals are met."""
+    """Measure all on freshly drawn pictures; print, write check.json and confusion.png; True if goals are met."""
     scenes = grid(1, repeats)
     pictures = draw(scenes)
     content, contents_table = check_namer("content", "style", scenes, pictures)
@@ -254,7 +263,8 @@ def check(repeats: int = 8) -> bool:
     result = {
         "content": content,
         "style": style,
-        "background": check_background(scenes, pictures),
+        "background": check_shown("background", scenes, pictures),
+        "colour": check_shown("colour", scenes, pictures),
         "prompt": check_prompt(scenes[some], pictures[some]),
         "megabytes": megabytes(),
     }

@@ -1,6 +1,6 @@
-"""Train the embedded encoders, with which a picture's content, style, background and prompt can be scored offline.
+"""Train the embedded encoders: a picture's content, style, background, colour and prompt can be scored offline.
 
-    python examples/world/encoders.py                  # trains all four, then measures them
+    python examples/world/encoders.py                  # trains all, then measures them
     python examples/world/encoders.py --only style     # trains one
     python examples/world/encoders.py --check          # measures only; exits 1 when a goal is missed
 
@@ -50,7 +50,7 @@ PREPROCESSOR = {
 
 @dataclass(frozen=True)
 class Namer:
-    """Size and length of one of the three encoders that learn by naming what they see."""
+    """Size and length of one of the encoders that learn by naming what they see."""
 
     widths: tuple[int, ...]
     depths: tuple[int, ...]
@@ -62,6 +62,7 @@ NAMERS = {
     "content": Namer((32, 64, 96, 128), (1, 2, 1, 1), 3000),
     "style": Namer((32, 64, 96, 128), (1, 1, 1, 1), 2500),
     "background": Namer((24, 32, 48, 64), (1, 1, 1, 1), 1500),
+    "colour": Namer((24, 32, 48, 64), (1, 1, 1, 1), 2000),
 }
 PROMPT_STEPS, PROMPT_BATCH = 1300, 128
 POOL = (6, 5)  # contents and styles that the pictures of one contrastive batch are drawn from
@@ -100,7 +101,7 @@ def blemish(pictures: Tensor, generator: torch.Generator) -> Tensor:
     return out + 0.15 * noise * torch.randn(out.shape, generator=generator)
 
 
-# --- content, style, background: a cosine softmax --------------------------------------------------
+# --- content, style, background, colour: a cosine softmax --------------------------------------------------
 
 
 def cosines(model: ResNetForImageClassification, pictures: Tensor) -> Tensor:

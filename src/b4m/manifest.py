@@ -7,10 +7,10 @@ from pathlib import Path
 from typing import Any
 
 from .errors import UserError
-from .storage import reason, shown, write_atomic
+from .storage import reason, shown, write_text
 
 NAME = "manifest.jsonl"
-ASPECTS = ("content", "style", "background")  # what judges may be asked for
+ASPECTS = ("content", "style", "background", "colour")  # what judges may be asked for
 EXAMPLE = (
     '{"file": "000.png", "prompt": "a snq bear in w@z chalk style", "seed": 0, "content": "bear", '
     '"style": "chalk", "content_dir": "../bear", "style_dir": "../chalk"}'
@@ -21,8 +21,8 @@ EXAMPLE = (
 class Shot:
     """One picture to be scored. Paths are absolute once read from a manifest.
 
-    labels: the ground truth asked for, by aspect (content, style, background). leaks: by aspect, names that only
-    the references can have brought in: the backgrounds they show, the partners they were learned with.
+    labels: the ground truth asked for, by one of ASPECTS. leaks: by aspect, names that only the references can
+    have brought in: the backgrounds and colours they show, the partners they were learned with.
     """
 
     file: Path
@@ -134,7 +134,7 @@ def write_manifest(folder: Path | str, shots: Sequence[Shot]) -> Path:
     """Write manifest.jsonl into `folder`, atomically; paths inside the folder relative to it, others absolute."""
     folder = Path(folder).absolute()
     lines = [json.dumps(_entry(folder, shot), ensure_ascii=False) + "\n" for shot in shots]
-    write_atomic(folder / NAME, lambda partial: partial.write_text("".join(lines), encoding="utf-8"))
+    write_text(folder / NAME, "".join(lines))
     return folder / NAME
 
 

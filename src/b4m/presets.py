@@ -54,6 +54,7 @@ PRESETS: dict[str, dict[str, dict[str, Any]]] = {
             content_judge=f"{_ENCODERS}/content",
             style_judge=f"{_ENCODERS}/style",
             background_judge=f"{_ENCODERS}/background",
+            colour_judge=f"{_ENCODERS}/colour",
         ),
     },
 }

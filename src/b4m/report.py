@@ -15,7 +15,7 @@ from .generate import grid
 from .images import open_pictures
 from .manifest import Shot
 from .metrics import Interval, interval, paired_interval
-from .storage import reason, write_atomic
+from .storage import reason, write_atomic, write_text
 
 ALIGNMENTS = {  # score: its title
     "content": "content alignment",
@@ -29,9 +29,11 @@ SHARES = {  # of pictures, as the judges name them
     "style_right": "style right",
     "both_right": "both right",
     "background_right": "background right",
+    "colour_right": "colour right",
     "leak_content": "leaked content",
     "leak_style": "leaked style",
     "leak_background": "leaked background",
+    "leak_colour": "leaked colour",
 }
 SCORES = {**ALIGNMENTS, **SHARES}
 IDENTITY = ("file", "row", "content_name", "style_name", "prompt_text", "seed", "training_seed")
@@ -183,8 +185,8 @@ def write_results(
     folder = Path(folder)
     results = {"summary": dict(summary), "provenance": dict(provenance or {})}
     text = json.dumps(results, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
-    write_atomic(folder / "results.json", lambda path: path.write_text(text, encoding="utf-8"))
-    write_atomic(folder / "results.md", lambda path: path.write_text(tables(summary), encoding="utf-8"))
+    write_text(folder / "results.json", text)
+    write_text(folder / "results.md", tables(summary))
     write_atomic(folder / "pictures.csv", lambda path: _write_csv(path, records))
     picture = sheet(shots)
     write_atomic(folder / "sheet.webp", lambda path: picture.save(path, "WEBP", quality=80))

@@ -66,10 +66,13 @@ class Study:
     generate: dict[str, Any] = setting("settings of all pictures", {})
     evaluate: dict[str, Any] = setting("extractors and judges (default: the preset's)", {})
     labels: dict[str, Any] = setting(
-        "what each judge should say: text with {content} and {style}, or a list with a word for every prompt",
+        "what each judge should say: text with {content} and {style}, a list with a word for every prompt, "
+        "or a word for every content by its name",
         {},
     )
-    leaks: dict[str, Any] = setting("what a judge should not say: names by judge", {})
+    leaks: dict[str, Any] = setting(
+        "what a judge should not say: names by judge, or for every content by its name", {}
+    )
     seconds: dict[str, float] = setting("measured cost of each stage and picture, for the dry run", {})
 
     def __post_init__(self) -> None:
@@ -85,6 +88,9 @@ class Study:
         for label in self.labels.values():
             if isinstance(label, list) and len(label) != len(self.prompts):
                 raise UserError(f"labels: {len(label)} for {len(self.prompts)} prompts; give one for each")
+        for by_content in (v for v in (*self.labels.values(), *self.leaks.values()) if isinstance(v, dict)):
+            if missing := {self.word(content) for content in self.contents} - set(by_content):
+                raise UserError(f"labels and leaks: nothing for {min(missing)}; give one for each content")
         for prompt in self.prompts:
             try:
                 prompt.format(content="bear", style="chalk")
@@ -105,9 +111,19 @@ class Study:
     def labels_of(self, content: str, style: str, prompt: int) -> dict[str, str]:
         """What the judges should say of a picture drawn from prompt number `prompt`."""
         words = self.words(content, style)
+
+        def said(label: str | list | dict) -> str:
+            if isinstance(label, dict):
+                return label[words["content"]]
+            return label.format(**words) if isinstance(label, str) else label[prompt]
+
+        return {judge: said(label) for judge, label in self.labels.items()}
+
+    def leaks_of(self, content: str) -> dict[str, tuple[str, ...]]:
+        """What the judges should not say of a picture of `content`."""
         return {
-            judge: label.format(**words) if isinstance(label, str) else label[prompt]
-            for judge, label in self.labels.items()
+            judge: tuple(names[self.word(content)] if isinstance(names, dict) else names)
+            for judge, names in self.leaks.items()
         }
 
 
@@ -183,9 +199,8 @@ class Plan:
         self.study, self.root = study, root
         self.trainings: dict[str, Training] = {}
         self.drawings: list[Drawing] = []
-        self.jobs: dict[
-            Path, Training | Drawing
-        ] = {}  # in an order in which they can be done, one training seed whole first
+        # In an order in which they can be done, one training seed whole first.
+        self.jobs: dict[Path, Training | Drawing] = {}
         pairs = list(product(study.contents, study.styles))
         for seed, (name, row), (content, style) in product(study.training_seeds, study.rows.items(), pairs):
             drawing = self._drawing(name, row, seed, content, style)
