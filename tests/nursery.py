@@ -10,6 +10,7 @@ import os
 import resource
 import sys
 import time
+import traceback
 from pathlib import Path
 
 os.environ |= {"HF_HUB_OFFLINE": "1", "ACCELERATE_USE_CPU": "true", "CUDA_VISIBLE_DEVICES": ""}
@@ -49,7 +50,19 @@ def full(step: int, size: int) -> None:
     Run.advance = limited
 
 
-FAULTS = {"slow": slow, "full": full}
+def breaks(step: int, rank: int) -> None:
+    """One of several processes fails in that step, as a card that falls off its bus does."""
+    micro_step = Run.micro_step
+
+    def broken(run, index):
+        if run.step == step and run.accelerator.process_index == rank:
+            raise OSError("the card has gone")
+        return micro_step(run, index)
+
+    Run.micro_step = broken
+
+
+FAULTS = {"slow": slow, "full": full, "breaks": breaks}
 
 
 def live(order: dict, rank: int) -> None:
@@ -70,8 +83,11 @@ def live(order: dict, rank: int) -> None:
     status = 99
     try:
         status = main(order["flags"])
-        sys.stdout.flush()
+    except BaseException:
+        traceback.print_exc()
     finally:
+        sys.stdout.flush()
+        sys.stderr.flush()
         os._exit(status)
 
 

@@ -282,7 +282,7 @@ def old_diffusers(folder: Path) -> str:
     packages = "diffusers==0.22.0 transformers==4.35.2 peft==0.6.2 accelerate==0.24.1 huggingface_hub==0.25.2"
     try:
         venv.create(folder, with_pip=True)
-        python = str(next(folder.glob("*/python*")))
+        python = str(folder / "bin" / "python")
         install = [python, "-m", "pip", "install", "-q", *packages.split(), "torch<2.3", "numpy<2"]
         done = subprocess.run(install, capture_output=True, text=True, timeout=1800)
     except (OSError, subprocess.SubprocessError) as error:

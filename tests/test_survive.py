@@ -220,3 +220,23 @@ def test_two_processes_stop_together_and_continue_to_the_same_bits(nursery, flag
     assert "has processes 2, now it is 1" in out.read_text().splitlines()[-1]
     assert nursery.run(command, out, port=free_port(), **pair).end() == [0, 0]
     same(whole, parts)
+
+
+@pytest.mark.parametrize("rank", [0, 1])
+def test_a_process_that_fails_ends_the_others_and_the_run_continues_to_the_same_bits(
+    nursery, flags, tmp_path, rank
+):
+    pair = {"processes": 2}
+    whole, parts, out = tmp_path / "whole", tmp_path / "parts", tmp_path / "out"
+    assert nursery.run(flags(whole, 3), out, port=free_port(), **pair).end() == [0, 0]
+    life = nursery.run(
+        flags(parts, 3), tmp_path / "log", port=free_port(), fault={"breaks": [2, rank]}, **pair
+    )
+    statuses = life.end()
+    assert all(status > 0 for status in statuses), statuses
+    logs = [(tmp_path / name).read_text() for name in ("log", "log1")]
+    assert "the card has gone" in logs[rank]
+    assert logs[1 - rank].splitlines()[-1].startswith("b4m: error: another process of this run has ended")
+    assert load_state(parts / "state")[0] == 2
+    assert nursery.run(flags(parts, 3), out, port=free_port(), **pair).end() == [0, 0]
+    same(whole, parts)

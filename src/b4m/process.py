@@ -12,6 +12,7 @@ from pathlib import Path
 
 import torch
 from accelerate import Accelerator
+from torch import Tensor
 
 from .errors import UserError
 
@@ -116,4 +117,16 @@ def accelerator(mixed_precision: str, tracker: str, folder: str) -> Accelerator:
         raise UserError(
             f"--mixed-precision {mixed_precision}, --tracker {tracker}: not possible here: "
             f"{' '.join(str(error).split())[:200]}"
+        ) from error
+
+
+def mean(accelerator: Accelerator, values: Tensor) -> Tensor:
+    """`values` averaged over all processes. Raises UserError when one of them has gone."""
+    try:
+        return accelerator.reduce(values, "mean")
+    except RuntimeError as error:  # of gloo or NCCL: a connection closed, a time run out
+        if accelerator.num_processes == 1 or isinstance(error, torch.OutOfMemoryError):
+            raise
+        raise UserError(
+            "another process of this run has ended, and says why itself; the last saved state stays"
         ) from error

@@ -31,6 +31,7 @@ from .process import (
     accelerator,
     check_writable,
     deterministic,
+    mean,
     memory_advice,
     package_version,
     peak_mb,
@@ -230,7 +231,7 @@ class Run:
     def average(self, values: Tensor, stop: bool) -> tuple[float, float, float, bool]:
         """The three losses over all processes, and whether any of them was told to stop."""
         flags = torch.cat([values, values.new_tensor([float(stop)])])
-        loss, target, partner, stopped = self.accelerator.reduce(flags, "mean").tolist()
+        loss, target, partner, stopped = mean(self.accelerator, flags).tolist()
         return loss, target, partner, stopped > 0
 
     def average_gradients(self) -> None:
@@ -238,7 +239,7 @@ class Run:
         if self.accelerator.num_processes == 1:
             return
         gradients = [parameter.grad for parameter in self.parameters]
-        flat = self.accelerator.reduce(torch.cat([gradient.flatten() for gradient in gradients]), "mean")
+        flat = mean(self.accelerator, torch.cat([gradient.flatten() for gradient in gradients]))
         for gradient, part in zip(gradients, flat.split([g.numel() for g in gradients]), strict=True):
             gradient.copy_(part.view_as(gradient))
 
