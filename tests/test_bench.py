@@ -69,6 +69,12 @@ def test_every_contender_is_measured_and_its_phases_are_its_time(tiny, tmp_path)
         if group in ("stage one", "second stage"):
             assert all(row["phases"][phase] > 0 for phase in ("data", "forward", "backward", "optimizer"))
             assert row["samples_per_second"] == pytest.approx(4 / row["seconds"])
+        assert all(0 <= op["ms"] <= row["operators"][-1]["ms"] and op["calls"] > 0 for op in row["operators"])
+    calls = {
+        name: row["operators"][-1]["calls"] for (group, name), row in rows.items() if group == "stage one"
+    }
+    assert calls["published flow"] > 2 * calls["ours"], "four passes instead of one"
+    assert len({op["name"] for op in rows["stage one", "ours"]["operators"]}) == 13
     ours, lora = rows["stage one", "ours"], rows["stage one", "ordinary LoRA"]
     assert ours["tflop"] < lora["tflop"], "only the weight gradients that routing asks for"
     assert report["ratios"]["stage one: ordinary LoRA / ours"] == lora["seconds"] / ours["seconds"]

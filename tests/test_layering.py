@@ -45,6 +45,7 @@ LEVELS = {  # the table of the design; a helper that a module was split into sta
     "doctor": 3,
     "train": 4,
     "bench_models": 4,
+    "bench_profile": 4,
     "bench_report": 4,
     "rivals": 4,
     "report": 4,

@@ -10,10 +10,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
-from torch.utils.flop_counter import FlopCounterMode
 
 from .adapter import Adapter
 from .bench_models import base, job, random_cache
+from .bench_profile import profiled, tflop
 from .bench_report import ratios, row
 from .errors import UserError
 from .footprint import meta_copy
@@ -27,6 +27,10 @@ from .train import Run
 
 Mark = Callable[[str], None]
 GUIDED_ROWS = 2  # of one denoising step: with the prompt, and without
+
+
+def _unmarked(phase: str) -> None:
+    """A step that is not timed."""
 
 
 class Clock:
@@ -68,6 +72,7 @@ class Contender:
     rows: int
     tflop: float = 0.0
     peak_mb: float = 0.0
+    operators: list[dict] = field(default_factory=list)
     times: list[dict[str, float]] = field(default_factory=list)
 
 
@@ -143,7 +148,10 @@ def _contenders(config: BenchConfig, device: torch.device, folder: Path) -> tupl
     if config.rivals:
         contenders += _rivals(config, folder, model, one, second)
     for contender in contenders:
-        contender.tflop, contender.peak_mb = _counted(contender, device)
+        contender.tflop = tflop(lambda step=contender.step: step(0, _unmarked))
+        contender.operators, contender.peak_mb = profiled(
+            lambda step=contender.step: step(1, _unmarked), device
+        )
     if config.compile:
         for run in (one, second):
             compile_blocks(run.pipe.unet)
@@ -256,29 +264,3 @@ def _optimizing(name: str, make: Callable, pairs) -> Contender:
         mark("optimizer")
 
     return Contender("optimizer", name, step, 0)
-
-
-def _counted(contender: Contender, device: torch.device) -> tuple[float, float]:
-    """One step's arithmetic in TFLOP, and megabytes at its peak above what was there before it."""
-    with FlopCounterMode(display=False) as counter:
-        contender.step(0, lambda phase: None)
-    return counter.get_total_flops() / 1e12, _peak(contender, device) / 2**20
-
-
-def _peak(contender: Contender, device: torch.device) -> int:
-    if device.type == "cuda":
-        torch.cuda.reset_peak_memory_stats()
-        before = torch.cuda.memory_allocated()
-        contender.step(1, lambda phase: None)
-        torch.cuda.synchronize()
-        return torch.cuda.max_memory_allocated() - before
-    with torch.profiler.profile(
-        activities=[torch.profiler.ProfilerActivity.CPU], profile_memory=True
-    ) as profile:
-        contender.step(1, lambda phase: None)
-    held = peak = 0
-    events = [e for e in profile.profiler.kineto_results.events() if e.name() == "[memory]"]
-    for event in sorted(events, key=lambda e: e.start_ns()):
-        held += event.nbytes()
-        peak = max(peak, held)
-    return peak

@@ -24,6 +24,7 @@ def row(contender, rates: Mapping[str, float]) -> dict:
         "tflop_per_second": rate,
         "share_of_matmul": {name: rate / best for name, best in rates.items()},
         "peak_mb": contender.peak_mb,
+        "operators": contender.operators,
     }
 
 
