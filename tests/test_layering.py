@@ -26,6 +26,7 @@ LEVELS = {  # the table of the design; a helper that a module was split into sta
     "images": 1,
     "export_config": 1,
     "measure_config": 1,
+    "study_file": 1,
     "lora_file": 1,
     "training_state": 1,
     "lock": 1,

@@ -7,7 +7,9 @@ import pytest
 import yaml
 
 from b4m.errors import UserError
-from b4m.study_plan import METHODS, Plan, read_study
+from b4m.presets import PRESETS
+from b4m.study_file import METHODS, read_study
+from b4m.study_plan import Plan
 
 STUDIES = Path(__file__).parents[1] / "examples" / "configs" / "studies"
 
@@ -97,6 +99,17 @@ def test_every_method_puts_on_what_it_says(study_file):
     )
     joint, everything = (t.config for t in found.trainings.values() if t.config.stage == "joint")
     assert joint.content_class == "content" and everything.content_dir == tuple(found.study.contents)
+
+
+def test_pictures_are_named_by_what_they_are_drawn_with_wherever_it_stands(study_file):
+    """A preset that changes must not pass off old pictures as its own; saying what it says draws nothing anew."""
+
+    def folders(**changes) -> set[Path]:
+        return {drawing.folder for drawing in plan(study_file(**changes)).drawings}
+
+    said = PRESETS["embedded"]["generate"]["guidance"]
+    assert folders() == folders(generate={"guidance": said}) != folders(generate={"guidance": said + 1})
+    assert folders() != folders(seeds=[5]) and folders() != folders(prompts=["another {content} {style}"])
 
 
 def test_settings_do_not_reach_the_other_stage(study_file):

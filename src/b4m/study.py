@@ -9,7 +9,7 @@ import torch
 from diffusers import StableDiffusionXLPipeline
 from tqdm import tqdm
 
-from .config import PRESETS, GenerateConfig, resolve
+from .config import PRESETS
 from .errors import Busy
 from .evaluate import evaluate
 from .generate import attach, open_pipe, sample_with, save_png
@@ -18,7 +18,8 @@ from .manifest import Shot, write_manifest
 from .measure_config import EvaluateConfig, StudyConfig
 from .report import tables
 from .storage import write_text
-from .study_plan import Drawing, Plan, Training, read_study
+from .study_file import read_study
+from .study_plan import Drawing, Plan, Training
 from .train import train
 
 POLL = 5.0  # seconds between looks at work that another process has in hand
@@ -34,9 +35,7 @@ def dry_run(config: StudyConfig) -> str:
     left = dict.fromkeys(dict(plan.costs()), 0)
     for training in plan.trainings.values():
         left[training.config.stage] += not training.result.exists()
-    left["picture"] = sum(
-        len(drawing.shots) for drawing in _drawings(plan) if not _done(plan, drawing).exists()
-    )
+    left["picture"] = sum(len(drawing.shots) for drawing in _drawings(plan) if not _done(drawing).exists())
     each = {**plan.study.seconds, **_seconds(plan)}
     lines = [plan.study.title, f"rows: {', '.join(plan.study.rows)}"]
     for name, count in plan.costs():
@@ -56,7 +55,7 @@ def study(config: StudyConfig) -> Path | None:
     is done is not done again. Raises UserError; SystemExit(128 + n) after signal n, nothing lost.
     """
     plan = _plan(config)
-    easel = Easel(plan)
+    easel = Easel()
     todo = list(plan.jobs.values())
     with tqdm(total=len(todo), desc=config.name, unit="job") as bar:
         while todo:
@@ -79,7 +78,7 @@ def _do(plan: Plan, easel: "Easel", job: Training | Drawing) -> bool:
     """Whether the job is done now; not if it waits for another, or another process has it in hand."""
     try:
         if isinstance(job, Drawing):
-            return _done(plan, job).exists() or (_made(job) and easel.draw(job))
+            return _done(job).exists() or (_made(job) and easel.draw(job))
         if not job.result.exists():
             if not all(path.exists() for path in job.needs):
                 return False
@@ -100,36 +99,28 @@ def _made(drawing: Drawing) -> bool:
 class Easel:
     """The base model, loaded once, on which one pair after another is drawn."""
 
-    def __init__(self, plan: Plan) -> None:
-        self.plan = plan
+    def __init__(self) -> None:
         self.pipe: StableDiffusionXLPipeline | None = None
 
     def draw(self, drawing: Drawing) -> bool:
         """The pictures of one drawing, and a mark that they are whole. -> True. Raises Busy, UserError."""
-        study, folder = self.plan.study, self.plan.folder_of(drawing)
-        shared = {k: v for k, v in study.settings.items() if k in ("base_model", "vae", "mixed_precision")}
-        prompts, seeds = [text for _, text, _ in drawing.shots], [seed for _, _, seed in drawing.shots]
-        config: GenerateConfig = resolve(
-            GenerateConfig,
-            study.preset,
-            prompts=prompts,
-            seeds=seeds,
-            **{**shared, **drawing.files, **drawing.settings},
-        )
+        config, folder, shots = drawing.config, drawing.folder, drawing.shots
         with exclusive(folder):
             if self.pipe is None:
                 self.pipe = open_pipe(config)
             started = time.perf_counter()
             attach(self.pipe, config.content_file, config.style_file, config.lora_file)
-            pictures = sample_with(self.pipe, config, prompts, seeds)
-            for (number, text, seed), picture in zip(drawing.shots, pictures, strict=True):
+            pictures = sample_with(
+                self.pipe, config, [text for _, text, _ in shots], [seed for *_, seed in shots]
+            )
+            for (number, text, seed), picture in zip(shots, pictures, strict=True):
                 save_png(
                     folder / _name(number, seed),
                     picture,
                     {"prompt": text, "seed": str(seed), **drawing.files},
                 )
             seconds = (time.perf_counter() - started) / len(pictures)
-            write_text(_done(self.plan, drawing), json.dumps({"seconds": round(seconds, 3)}, indent=1))
+            write_text(_done(drawing), json.dumps({"seconds": round(seconds, 3)}, indent=1))
         return True
 
 
@@ -142,16 +133,16 @@ def _name(number: int, seed: int) -> str:
     return f"{number:02d}_seed{seed}.png"
 
 
-def _done(plan: Plan, drawing: Drawing) -> Path:
+def _done(drawing: Drawing) -> Path:
     """Exists once all pictures of the drawing do."""
-    return plan.folder_of(drawing) / "seconds.json"
+    return drawing.folder / "seconds.json"
 
 
 def _seconds(plan: Plan) -> dict[str, float]:
     """Median seconds of each stage, and of a picture, over what has been done."""
     found: dict[str, list[float]] = {}
     marks = [(t.config.stage, t.folder / "seconds.json") for t in plan.trainings.values()]
-    for name, path in [*marks, *(("picture", _done(plan, drawing)) for drawing in _drawings(plan))]:
+    for name, path in [*marks, *(("picture", _done(drawing)) for drawing in _drawings(plan))]:
         if path.exists():
             found.setdefault(name, []).append(json.loads(path.read_text(encoding="utf-8"))["seconds"])
     return {name: median(values) for name, values in found.items()}
@@ -203,7 +194,7 @@ def _shots(plan: Plan) -> list[Shot]:
     study = plan.study
     return [
         Shot(
-            file=(plan.folder_of(drawing) / _name(number, seed)).absolute(),
+            file=(drawing.folder / _name(number, seed)).absolute(),
             prompt=study.prompts[number].format(**study.words(drawing.content, drawing.style)),
             seed=seed,
             content=study.word(drawing.content),

@@ -1,141 +1,17 @@
-"""A study as data: the trainings and the pictures that its rows need, each named by what determines it."""
+"""A study as work to do: the trainings and the pictures that its rows need, each named by what determines it."""
 
 import hashlib
 import json
 from collections.abc import Iterator
-from dataclasses import dataclass, field, fields, replace
-from glob import glob
+from dataclasses import dataclass, fields, replace
 from itertools import product
 from pathlib import Path
 from typing import Any
 
-from .config import TrainConfig, resolve
-from .errors import UserError
-from .fields import check, flag, read_yaml, setting
+from .config import GenerateConfig, TrainConfig, resolve
 from .images import picture_files
 from .stages import PLANS
-
-# What is put on the base model before a row's pictures are drawn, and how it came about.
-METHODS = {
-    "words": "the base model, asked in plain words",
-    "content": "the content alone (stage one)",
-    "style": "the style alone (stage one)",
-    "composed": "content and style of stage one, without a second stage",
-    "fused": "content and style of stage one, then the second stage",
-    "joint": "one run on the pair",
-    "joint-then-second": "one run on all contents and styles of the study, then the second stage on the pair",
-}
-
-
-@dataclass(frozen=True)
-class Row:
-    """One line of a study's table: a method, and the settings in which it differs from the study's."""
-
-    method: str = setting("how the pictures' model is made", "fused", choices=tuple(METHODS))
-    train: dict[str, Any] = setting("settings of the trainings that start from nothing", {})
-    second: dict[str, Any] = setting("settings of the second stage", {})
-    generate: dict[str, Any] = setting("settings of the pictures: steps, guidance, dials", {})
-    content_pictures: int | None = setting("use the first so many pictures of a content", None, low=1)
-    style_pictures: int | None = setting("use the first so many pictures of a style", None, low=1)
-    partners: int | None = setting("use the first so many partners", None, low=1)
-
-    def __post_init__(self) -> None:
-        check(self)
-
-
-@dataclass(frozen=True)
-class Study:
-    """Contents x styles x training seeds x prompts x seeds, under every row. Raises UserError."""
-
-    title: str = setting("what the study asks")
-    rows: dict[str, Any] = setting(
-        "the table's rows by name: what each changes; the first one is the baseline"
-    )
-    contents: tuple[str, ...] = setting("a folder of reference pictures for each content")
-    styles: tuple[str, ...] = setting("a folder of reference pictures for each style")
-    prompts: tuple[str, ...] = setting("what to draw; {content} and {style} stand for the pair's words")
-    partner_styles: tuple[str, ...] = setting("partners of the contents: diverse styles", ())
-    partner_contents: tuple[str, ...] = setting("partners of the styles: diverse contents", ())
-    classes: dict[str, str] = setting("plain words for a folder's name (default: the name itself)", {})
-    seeds: tuple[int, ...] = setting("seeds of the pictures, each with every prompt", (0, 1))
-    training_seeds: tuple[int, ...] = setting("every training is done once with each of these seeds", (0,))
-    preset: str = setting("settings to start from", "embedded")
-    settings: dict[str, Any] = setting("settings of all trainings: base_model, mixed_precision, ...", {})
-    train: dict[str, Any] = setting("settings of the trainings that start from nothing", {})
-    second: dict[str, Any] = setting("settings of all second stages", {})
-    generate: dict[str, Any] = setting("settings of all pictures", {})
-    evaluate: dict[str, Any] = setting("extractors and judges (default: the preset's)", {})
-    labels: dict[str, Any] = setting(
-        "what each judge should say: text with {content} and {style}, a list with a word for every prompt, "
-        "or a word for every content by its name",
-        {},
-    )
-    leaks: dict[str, Any] = setting(
-        "what a judge should not say: names by judge, or for every content by its name", {}
-    )
-    seconds: dict[str, float] = setting("measured cost of each stage and picture, for the dry run", {})
-
-    def __post_init__(self) -> None:
-        check(self)
-        for name in ("contents", "styles", "partner_styles", "partner_contents"):
-            object.__setattr__(self, name, _expand(name, getattr(self, name)))
-        named = {"rows": self.rows, "contents": self.contents, "styles": self.styles, "prompts": self.prompts}
-        for name, value in named.items():
-            if not value:
-                raise UserError(f"{name}: empty; a study needs at least one")
-        rows = {name: _build(Row, row or {}, f"row {name!r}") for name, row in self.rows.items()}
-        object.__setattr__(self, "rows", rows)
-        for label in self.labels.values():
-            if isinstance(label, list) and len(label) != len(self.prompts):
-                raise UserError(f"labels: {len(label)} for {len(self.prompts)} prompts; give one for each")
-        for by_content in (v for v in (*self.labels.values(), *self.leaks.values()) if isinstance(v, dict)):
-            if missing := {self.word(content) for content in self.contents} - set(by_content):
-                raise UserError(f"labels and leaks: nothing for {min(missing)}; give one for each content")
-        for prompt in self.prompts:
-            try:
-                prompt.format(content="bear", style="chalk")
-            except (KeyError, IndexError, ValueError) as error:
-                raise UserError(
-                    f"prompt {prompt!r}: only {{content}} and {{style}} can be filled in"
-                ) from error
-
-    def word(self, folder: str) -> str:
-        """The plain word of a reference folder."""
-        name = Path(folder).name
-        return self.classes.get(name, name.replace("_", " "))
-
-    def words(self, content: str, style: str) -> dict[str, str]:
-        """What fills a prompt's {content} and {style}, without trigger words."""
-        return {"content": self.word(content), "style": self.word(style)}
-
-    def labels_of(self, content: str, style: str, prompt: int) -> dict[str, str]:
-        """What the judges should say of a picture drawn from prompt number `prompt`."""
-        words = self.words(content, style)
-
-        def said(label: str | list | dict) -> str:
-            if isinstance(label, dict):
-                return label[words["content"]]
-            return label.format(**words) if isinstance(label, str) else label[prompt]
-
-        return {judge: said(label) for judge, label in self.labels.items()}
-
-    def leaks_of(self, content: str) -> dict[str, tuple[str, ...]]:
-        """What the judges should not say of a picture of `content`."""
-        return {
-            judge: tuple(names[self.word(content)] if isinstance(names, dict) else names)
-            for judge, names in self.leaks.items()
-        }
-
-
-def _expand(name: str, paths: tuple[str, ...]) -> tuple[str, ...]:
-    """Each pattern as the folders or files that it matches, sorted, without captions and hidden files."""
-    found: list[str] = []
-    for path in paths:
-        matches = sorted(glob(path)) if "*" in path else [path]
-        if not matches:
-            raise UserError(f"{name}: nothing matches {path}; put a folder of pictures there for each")
-        found += matches
-    return tuple(found)
+from .study_file import Row, Study
 
 
 @dataclass(frozen=True)
@@ -156,40 +32,29 @@ class Training:
 
 @dataclass(frozen=True)
 class Drawing:
-    """The pictures of one pair under one row and one training seed."""
+    """The pictures of one pair under one row and one training seed, in a folder named by all that determines them."""
 
     row: str
     training_seed: int
     content: str  # reference folder
     style: str
-    files: dict[str, str]  # content_file, style_file or lora_file -> path
-    shots: tuple[tuple[int, str, int], ...]  # (number of the prompt, the prompt, seed)
-    settings: dict[str, Any] = field(default_factory=dict)
+    config: GenerateConfig
 
+    @property
+    def folder(self) -> Path:
+        return Path(self.config.output_dir)
 
-def read_study(path: Path | str, subjects: str | None = None) -> Study:
-    """The study in a YAML file, on its own subjects or on those in another file. Raises UserError."""
-    values = read_yaml(path)
-    own = values.pop("subjects", None)
-    if own is not None and not isinstance(own, str):
-        raise UserError(f"{path}: subjects {own!r}: expected the name of a YAML file")
-    file = subjects or own
-    return _build(Study, {**(read_yaml(file) if file else {}), **values}, str(path))
+    @property
+    def files(self) -> dict[str, str]:
+        """The trained files that are put on the base model: content_file and style_file, or lora_file, or none."""
+        found = {name: getattr(self.config, name) for name in ("content_file", "style_file", "lora_file")}
+        return {name: path for name, path in found.items() if path}
 
-
-def _build(cls: type, values: Any, where: str) -> Any:
-    if not isinstance(values, dict):
-        raise UserError(f"{where}: expected lines of the form 'name: value'")
-    known = [f.name for f in fields(cls)]
-    if unknown := [key for key in values if key not in known]:
-        raise UserError(f"{where}: unknown setting {unknown[0]!r}; known: {', '.join(known)}")
-    try:
-        return cls(**values)
-    except UserError as error:
-        raise UserError(f"{where}: {error}") from None
-    except TypeError as error:
-        missing = [name for name in known if f"'{name}'" in str(error)]
-        raise UserError(f"{where}: {flag(missing[0])[2:] if missing else error} is missing") from None
+    @property
+    def shots(self) -> tuple[tuple[int, str, int], ...]:
+        """(number of the prompt, the prompt, seed) of every picture."""
+        asked = product(enumerate(self.config.prompts), self.config.seeds)
+        return tuple((number, prompt, seed) for (number, prompt), seed in asked)
 
 
 class Plan:
@@ -205,7 +70,7 @@ class Plan:
         for seed, (name, row), (content, style) in product(study.training_seeds, study.rows.items(), pairs):
             drawing = self._drawing(name, row, seed, content, style)
             self.drawings.append(drawing)
-            self.jobs.setdefault(self.folder_of(drawing), drawing)
+            self.jobs.setdefault(drawing.folder, drawing)
 
     def _train(self, stage: str, name: str, needs: tuple[Path, ...] = (), **settings: Any) -> Training:
         """The training with these settings: a new one, or the one that is planned already."""
@@ -213,8 +78,7 @@ class Plan:
         config = resolve(
             TrainConfig, self.study.preset, stage=stage, **{**self.study.settings, **common, **settings}
         )
-        # Defaults are left out, so that a setting which a later release adds does not rename what is done.
-        key = _key({f.name: value for f in fields(config) if (value := getattr(config, f.name)) != f.default})
+        key = _key(config)
         folder = self.root / "trained" / f"{stage}-{name}-{key}"
         training = self.trainings.setdefault(key, Training(replace(config, output_dir=str(folder)), needs))
         self.jobs.setdefault(folder, training)
@@ -277,12 +141,18 @@ class Plan:
         words = self.study.words(content, style)
         if row.method != "words":
             words = {kind: f"{trigger} {words[kind]}" for kind, trigger in self._triggers().items()}
-        shots = tuple(
-            (number, prompt.format(**words), seed)
-            for (number, prompt), seed in product(enumerate(self.study.prompts), self.study.seeds)
+        shared = {
+            k: v for k, v in self.study.settings.items() if k in ("base_model", "vae", "mixed_precision")
+        }
+        config = resolve(
+            GenerateConfig,
+            self.study.preset,
+            prompts=[prompt.format(**words) for prompt in self.study.prompts],
+            seeds=self.study.seeds,
+            **{**shared, **{k: str(v) for k, v in files.items()}, **self.study.generate, **row.generate},
         )
-        settings = {**self.study.generate, **row.generate}
-        return Drawing(name, seed, content, style, {k: str(v) for k, v in files.items()}, shots, settings)
+        folder = self.root / "pictures" / f"{Path(content).name}-{Path(style).name}-{_key(config)}"
+        return Drawing(name, seed, content, style, replace(config, output_dir=str(folder)))
 
     def _triggers(self) -> dict[str, str]:
         default = {f.name: f.default for f in fields(TrainConfig)}
@@ -291,27 +161,16 @@ class Plan:
             for kind in ("content", "style")
         }
 
-    def folder_of(self, drawing: Drawing) -> Path:
-        """Where a drawing's pictures go: named by the model's files, the prompts, the seeds and the settings."""
-        facts = [
-            drawing.files,
-            drawing.shots,
-            drawing.settings,
-            self.study.preset,
-            self.study.settings.get("base_model"),
-        ]
-        return (
-            self.root / "pictures" / f"{Path(drawing.content).name}-{Path(drawing.style).name}-{_key(facts)}"
-        )
-
     def costs(self) -> Iterator[tuple[str, int]]:
         """(stage, how many), then ("picture", how many): pictures that rows share are counted once."""
         for stage in ("content", "style", "joint", "second"):
             yield stage, sum(training.config.stage == stage for training in self.trainings.values())
-        yield "picture", sum({self.folder_of(d): len(d.shots) for d in self.drawings}.values())
+        yield "picture", sum({d.folder: len(d.shots) for d in self.drawings}.values())
 
 
-def _key(facts: Any) -> str:
+def _key(config: TrainConfig | GenerateConfig) -> str:
+    """Twelve letters. Defaults are left out: a setting that a later release adds renames nothing that is done."""
+    facts = {f.name: value for f in fields(config) if (value := getattr(config, f.name)) != f.default}
     return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:12]
 
 
