@@ -31,14 +31,13 @@ from b4m.images import load_folder
 from b4m.manifest import Shot, write_manifest
 from b4m.metrics import Interval, interval
 from b4m.sdxl import load_base
-from b4m.storage import write_atomic
+from b4m.storage import write_atomic, write_text
 from b4m.train import TrainResult, train
 
 REFERENCES = ROOT / "examples" / "references"
 SEEDS = range(16)  # of the scored pictures, for each of the four prompts
 GRID_SEEDS = (0, 1)
-GUIDANCE = 2.5
-DIALS = {"content_strength": 1.2}  # markings fade sooner than a style does: the content's dial is up
+GUIDANCE = PRESETS["embedded"]["generate"]["guidance"]
 
 
 def prompts(content: str, style: str) -> list[str]:
@@ -96,8 +95,7 @@ def draw(
     """Every prompt with every seed, with `files` attached (none: the base model)."""
     attach(pipe, **{name: str(path) for name, path in files.items()})
     texts = [text for text in asked for _ in seeds]
-    dials = DIALS if files else {}
-    return sample(pipe, texts, [*seeds] * len(asked), guidance=GUIDANCE, **dials)
+    return sample(pipe, texts, [*seeds] * len(asked), guidance=GUIDANCE)
 
 
 SCORES = {
@@ -232,7 +230,6 @@ def main() -> int:
             "seeds": [*SEEDS],
             "pictures": len(asked) * len(SEEDS),
             "guidance": GUIDANCE,
-            **DIALS,
             "intervals": "mean, low, high: 95 % bootstrap over the pictures of this one pair",
             **{
                 variant: {name: value._asdict() for name, value in row.items()} for variant, row in scores.items()
@@ -240,7 +237,7 @@ def main() -> int:
         },
         "threads": torch.get_num_threads(),
     }
-    write_atomic(output / "report.json", lambda path: path.write_text(json.dumps(report, indent=1)))
+    write_text(output / "report.json", json.dumps(report, indent=1) + "\n")
     print(table(scores), f"{len(asked) * len(SEEDS)} pictures each; intervals over pictures", sep="\n")
     print(
         f"\n{report['seconds']:.0f} s. Look at {output / 'grid.png'}; all numbers are in {output / 'report.json'}"

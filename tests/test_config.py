@@ -30,10 +30,11 @@ def test_sdxl_preset_is_the_published_recipe():
 
 def test_embedded_preset():
     config = resolve(TrainConfig, "embedded", **STYLE)
-    assert (config.rank, config.resolution, config.layers, config.gradient_accumulation) == (32, 64, "all", 1)
-    assert (config.steps, config.lr, config.partner_lr, config.basis_scale) == (600, 8e-4, 8e-5, 8.0)
-    assert resolve(TrainConfig, "embedded", **SECOND).steps == 30
-    assert resolve(GenerateConfig, "embedded", prompts="x").size == 64
+    assert (config.rank, config.resolution, config.layers, config.gradient_accumulation) == (64, 64, "all", 1)
+    assert (config.steps, config.lr, config.partner_lr, config.basis_scale) == (250, 1.2e-3, 4e-4, 8.0)
+    assert resolve(TrainConfig, "embedded", **SECOND).steps == 20
+    drawn = resolve(GenerateConfig, "embedded", prompts="x")
+    assert (drawn.size, drawn.guidance) == (64, 1.3)
 
 
 @pytest.mark.parametrize("preset", PRESETS)
@@ -45,9 +46,9 @@ def test_written_settings_read_back_the_same(preset, flags, tmp_path):
 
 
 def test_naming_a_base_model_means_sdxl_settings():
-    assert resolve(TrainConfig, **CONTENT).rank == 32
-    assert resolve(TrainConfig, **CONTENT, base_model="x/y").rank == 64
-    assert resolve(TrainConfig, "embedded", **CONTENT, base_model="x/y").rank == 32
+    assert resolve(TrainConfig, **CONTENT).resolution == 64
+    assert resolve(TrainConfig, **CONTENT, base_model="x/y").resolution == 512
+    assert resolve(TrainConfig, "embedded", **CONTENT, base_model="x/y").resolution == 64
 
 
 def test_flags_win_over_the_file_and_the_file_over_the_preset(tmp_path):

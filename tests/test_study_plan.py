@@ -112,6 +112,14 @@ def test_pictures_are_named_by_what_they_are_drawn_with_wherever_it_stands(study
     assert folders() != folders(seeds=[5]) and folders() != folders(prompts=["another {content} {style}"])
 
 
+def test_a_setting_that_a_stage_does_not_read_renames_nothing(study_file):
+    def folders(**train) -> dict[str, Path]:
+        found = plan(study_file(second={"steps": 1, **train})).trainings.values()
+        return {training.config.stage: training.folder for training in found}
+
+    assert folders(partner_lr=0.5)["second"] == folders()["second"] != folders(lr=0.5)["second"]
+
+
 def test_settings_do_not_reach_the_other_stage(study_file):
     for training in plan(study_file()).trainings.values():
         assert training.config.steps == (1 if training.config.stage == "second" else 2)

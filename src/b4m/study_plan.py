@@ -169,8 +169,14 @@ class Plan:
 
 
 def _key(config: TrainConfig | GenerateConfig) -> str:
-    """Twelve letters. Defaults are left out: a setting that a later release adds renames nothing that is done."""
-    facts = {f.name: value for f in fields(config) if (value := getattr(config, f.name)) != f.default}
+    """Twelve letters for the settings that count.
+
+    Those that the job does not read are left out, so that a preset may change them, and so are defaults: a setting that
+    a later release adds renames nothing that is done.
+    """
+    stage = getattr(config, "stage", None)
+    read = [f for f in fields(config) if not f.metadata["stages"] or stage in f.metadata["stages"]]
+    facts = {f.name: value for f in read if (value := getattr(config, f.name)) != f.default}
     return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:12]
 
 
