@@ -34,7 +34,8 @@ setup(
     install_requires=CORE,
     extras_require={
         "eval": ["open_clip_torch>=2.24", "torchvision"],
-        "dev": ["pytest>=8", "hypothesis>=6", "ruff>=0.6"],
+        "quantize": ["torchao>=0.18"],
+        "dev": ["torchao>=0.18", "pytest>=8", "hypothesis>=6", "ruff>=0.6"],
     },
     entry_points={"console_scripts": ["b4m=b4m.cli:main"]},
 )

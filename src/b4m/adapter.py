@@ -56,6 +56,11 @@ class _RoutedProduct(torch.autograd.Function):
         return grad_x, None, None, None, grad_B, None, grad_D, None, None
 
 
+def _is_plain(weight: Tensor, dtype: torch.dtype) -> bool:
+    """A frozen weight that can be multiplied as it is: neither of another dtype nor quantized."""
+    return type(weight) is nn.Parameter and weight.dtype == dtype and not weight.requires_grad
+
+
 class PLPLinear(nn.Module):
     """The partly learnable projection of one linear layer (Sec. 4.1): parameters B and D, buffers A and C.
 
@@ -92,7 +97,7 @@ class PLPLinear(nn.Module):
         if torch.amp.is_autocast_available(kind) and torch.is_autocast_enabled(kind):
             x = x.to(torch.get_autocast_dtype(kind))
         W = b = None
-        if type(onto) is nn.Linear and onto.weight.dtype == x.dtype and not onto.weight.requires_grad:
+        if type(onto) is nn.Linear and _is_plain(onto.weight, x.dtype):
             W, b = onto.weight, onto.bias
         B = self.B if content_strength == 1 else content_strength * self.B
         D = self.D if style_strength == 1 else style_strength * self.D
@@ -172,9 +177,7 @@ class PLPAttnProcessor(nn.Module):
 def _attention(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
     """softmax(q k^T / sqrt(width)) v, each (rows, heads, tokens, width of a head), in q's dtype."""
     dtype = q.dtype
-    if (
-        q.device.type == "cpu" and dtype.itemsize < 4
-    ):  # its half-precision kernel is ten times slower, backward
+    if q.device.type == "cpu" and dtype.itemsize < 4:  # its half-precision kernel: ten times slower, backward
         q, k, v = q.float(), k.float(), v.float()
         mask = mask if mask is None else mask.float()
     return F.scaled_dot_product_attention(q, k, v, attn_mask=mask).to(dtype)

@@ -25,7 +25,7 @@ def estimate(
     unet: UNet2DConditionModel, cache: Cache, rows: int, checkpointing: bool, parameters: Sequence[Tensor]
 ) -> dict[str, int]:
     """Bytes of a step of `rows` rows at its peak: "model", "adapter" (gradients and moments), "activations"."""
-    model = sum(tensor.nbytes for tensor in (*unet.parameters(), *unet.buffers()))
+    model = sum(map(_held, (*unet.parameters(), *unet.buffers())))
     adapter = LEARNABLE * sum(parameter.numel() for parameter in parameters)
     return {
         "model": model,
@@ -85,9 +85,19 @@ class _FusedAttention(TorchFunctionMode):
         return func(*args, **(kwargs or {}))
 
 
+def _held(tensor: Tensor) -> int:
+    """Bytes; of a quantized tensor those of the tensors that it is made of."""
+    if not hasattr(tensor, "__tensor_flatten__"):
+        return tensor.nbytes
+    return sum(getattr(tensor, part).nbytes for part in tensor.__tensor_flatten__()[0])
+
+
 def meta_copy(unet: UNet2DConditionModel) -> UNet2DConditionModel:
     """The same modules with the same settings, on tensors that have sizes and nothing else."""
-    empty = {id(p): nn.Parameter(p.to("meta"), requires_grad=p.requires_grad) for p in unet.parameters()}
+    empty = {  # of the same dtype, also for quantized ones
+        id(p): nn.Parameter(torch.empty(p.shape, dtype=p.dtype, device="meta"), requires_grad=p.requires_grad)
+        for p in unet.parameters()
+    }
     return copy.deepcopy(unet, empty | {id(buffer): buffer.to("meta") for buffer in unet.buffers()})
 
 

@@ -9,7 +9,7 @@ import torch
 from diffusers import AutoencoderKL, StableDiffusionXLPipeline, UNet2DConditionModel
 from diffusers.training_utils import free_memory
 from PIL import Image
-from torch import Tensor
+from torch import Tensor, nn
 
 from .adapter import unet_hash
 from .errors import UserError
@@ -137,6 +137,22 @@ def compile_blocks(unet: UNet2DConditionModel, **options) -> None:
     """
     torch._dynamo.config.suppress_errors = True  # no compiler on this machine, say
     unet.compile_repeated_blocks(**options)
+
+
+def quantize(unet: UNet2DConditionModel) -> None:
+    """The linear layers of the transformer blocks in 8 bits, a scale for each row; all else stays as it is.
+
+    Raises UserError without torchao.
+    """
+    try:
+        from torchao.quantization import Int8WeightOnlyConfig, quantize_
+    except ImportError as error:
+        raise UserError("--quantize int8 needs the package torchao: pip install torchao") from error
+    quantize_(
+        unet,
+        Int8WeightOnlyConfig(),
+        lambda module, name: isinstance(module, nn.Linear) and "transformer_blocks" in name,
+    )
 
 
 @torch.no_grad()

@@ -38,7 +38,7 @@ from .process import (
     signals,
 )
 from .resume import check_same, check_steps, made_by, pack, settings_of, unpack
-from .sdxl import DTYPES, Cache, check_size, compile_blocks, encode_guided, free, load_base, prepare
+from .sdxl import DTYPES, Cache, check_size, compile_blocks, encode_guided, free, load_base, prepare, quantize
 
 
 @dataclass(frozen=True)
@@ -144,6 +144,8 @@ class Run:
         pipe = load_base(config.base_model, config.vae, DTYPES[config.mixed_precision])
         check_size(pipe, config.resolution, "--resolution")
         self.adapter: Adapter = stages.install(self.stage, pipe.unet, config.base_model)
+        if config.quantize == "int8":
+            quantize(pipe.unet)  # before it goes to the device, which need not hold it whole
         pipe.to(self.accelerator.device)
         self.adapter.to(self.accelerator.device)
         cache = prepare(pipe, self.stage.pictures, self.stage.prompts)
