@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 import venv
+from dataclasses import replace
 from pathlib import Path
 
 import draw_with_diffusers
@@ -199,10 +200,16 @@ def test_merged_weights_are_rounded_once(options, tiny_base, name, dtype, tmp_pa
     assert tiny_base not in (folder / "config.json").read_text()
 
 
-def test_merging_never_overwrites_and_leaves_nothing_half_written(options, tmp_path, monkeypatch):
+def test_merging_never_overwrites_and_leaves_nothing_half_written(
+    options, tmp_path, tmp_path_factory, monkeypatch
+):
     config = ExportConfig(output=str(tmp_path / "unet"), merge=True, **options)
-    loud = ExportConfig(output=str(tmp_path / "loud"), merge=True, content_strength=1e7, **options)
-    refused(lambda: export(loud), tmp_path / "loud", "fp16")
+    quiet = load_concept(options["content_file"])
+    loud = {name: 1e6 * tensor for name, tensor in quiet.tensors.items()}
+    file = tmp_path_factory.mktemp("loud") / "content.safetensors"
+    save_concept(file, replace(quiet, tensors=loud))
+    loud = {**options, "output": str(tmp_path / "loud"), "content_file": str(file)}
+    refused(lambda: export(ExportConfig(merge=True, **loud)), tmp_path / "loud", "fp16")
 
     def full(*_):
         raise OSError(28, "No space left on device")
@@ -262,8 +269,6 @@ def test_a_file_that_lost_its_header_splits_with_one_of_the_same_basis(options, 
 
 
 def test_what_was_not_fused_from_the_basis_does_not_split(options, trained, tmp_path):
-    from dataclasses import replace
-
     fused = export(ExportConfig(output=str(tmp_path / "x.safetensors"), **options))
     concept = load_concept(trained["style_file"])
     save_concept(tmp_path / "other.safetensors", replace(concept, spec=replace(concept.spec, seed=9)))

@@ -189,7 +189,7 @@ def test_pngs_carry_what_they_were_made_with(tiny_base, trained, tmp_path):
         "ein Bär 熊",
         "6",
         "2",
-        "2.5",
+        str(config.guidance),
     )
     assert (facts["content_strength"], facts["style_strength"]) == ("1.0", "0.5")
     assert facts["lora_file"] == trained["lora_file"] and facts["base_model"] == tiny_base
