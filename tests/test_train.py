@@ -21,6 +21,7 @@ from b4m.errors import UserError
 from b4m.lock import exclusive
 from b4m.logbook import Logbook
 from b4m.objective import add_noise, draw, regression_target, row_losses
+from b4m.resume import check_same, settings_of
 from b4m.sdxl import load_base
 from b4m.storage import PARTIAL
 from b4m.train import Run, train
@@ -361,7 +362,22 @@ def started(settings, factory) -> Path:
 
 def test_settings_that_do_not_matter_may_change(settings, folders, tmp_path_factory):
     moved = {"preview_every": 1, "checkpoint_every": 1, "gradient_checkpointing": True, "skip_not_finite": 1}
-    assert train(settings("content", started(settings, tmp_path_factory), **moved)).seconds == 0
+    of_others = {
+        "damping": 0.5,
+        "optimizer": "adamw",
+        "style_class": "x",
+    }  # a content's training reads none of them
+    assert train(settings("content", started(settings, tmp_path_factory), **moved, **of_others)).seconds == 0
+
+
+def test_a_state_of_a_release_without_some_setting_goes_on_with_its_default(settings, tmp_path):
+    def told(**changes) -> dict:
+        return settings_of(settings("content", tmp_path, **changes), {}, 1)
+
+    old = {name: value for name, value in told().items() if name != "quantize"}
+    check_same(old, told(), tmp_path)
+    with pytest.raises(UserError, match="quantize none, now it is int8"):
+        check_same(old, told(quantize="int8"), tmp_path)
 
 
 def test_a_loss_that_is_not_finite_stops_and_keeps_the_last_state(settings, tmp_path, monkeypatch):

@@ -9,11 +9,11 @@ import typing
 from collections.abc import Sequence
 from typing import Any, NoReturn
 
-from .config import PRESETS, STAGES, GenerateConfig, TrainConfig, resolve, takes_preset
+from .config import PRESETS, GenerateConfig, TrainConfig, resolve, takes_preset
 from .doctor import DoctorConfig, doctor
 from .errors import UserError
 from .export_config import ExportConfig, SplitConfig
-from .fields import to_yaml
+from .fields import is_read, to_yaml
 from .measure_config import BenchConfig, EvaluateConfig, InspectConfig, StudyConfig
 
 
@@ -170,7 +170,7 @@ def _add_flags(parser: argparse.ArgumentParser, command: Command) -> None:
     """One flag per field of the settings dataclass; the dataclass converts and checks what is given."""
     hints = typing.get_type_hints(command.settings)
     for field in dataclasses.fields(command.settings):
-        shown = command.stage is None or command.stage in (field.metadata["stages"] or STAGES)
+        shown = command.stage is None or is_read(field, command.stage)
         if field.name == "stage" or not shown:
             continue
         if field.name == command.argument:

@@ -42,6 +42,11 @@ def setting(
     return field(default=default, metadata=metadata)
 
 
+def is_read(f: Field, stage: str | None) -> bool:
+    """Whether a job of `stage` reads this setting at all."""
+    return not f.metadata["stages"] or stage in f.metadata["stages"]
+
+
 def flag(name: str) -> str:
     """The flag of a field: "base_model" -> "--base-model"."""
     return "--" + name.replace("_", "-")

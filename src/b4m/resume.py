@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Mapping
-from dataclasses import asdict
+from dataclasses import asdict, fields
 from pathlib import Path
 
 import torch
@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from .config import TrainConfig
 from .errors import UserError
+from .fields import is_read
 from .storage import read_tensors
 
 # Settings that leave the result as it is; of the paths, what lies behind them is compared instead.
@@ -34,17 +35,21 @@ GROWS = {"steps"}  # kept with the state, free to differ: the caller says what a
 
 def settings_of(config: TrainConfig, facts: Mapping, processes: int) -> dict:
     """All that the result is a function of, as JSON gives it back. `facts`: what lies behind the paths."""
-    settings = {key: value for key, value in asdict(config).items() if key not in FREE}
+    read = {f.name for f in fields(config) if f.name not in FREE and is_read(f, config.stage)}
+    settings = {name: value for name, value in asdict(config).items() if name in read}
     return json.loads(json.dumps({**settings, **facts, "processes": processes}))
 
 
 def check_same(before: Mapping, now: Mapping, folder: Path) -> None:
     """Raises UserError, naming the first setting that differs: a run goes on as it began."""
+    known = {f.name: f for f in fields(TrainConfig)}
     for name in [*now, *before]:
-        if name not in GROWS and before.get(name) != now.get(name):
-            then, other = (
-                value if len(str(value)) < 60 else "(others)" for value in (before.get(name), now.get(name))
-            )
+        if name in GROWS or name in known and not is_read(known[name], now["stage"]):
+            continue
+        # A setting that the state's release did not know has behaved as its default does.
+        values = before.get(name, known[name].default if name in known else None), now.get(name)
+        if values[0] != values[1]:
+            then, other = (value if len(str(value)) < 60 else "(others)" for value in values)
             raise UserError(
                 f"{folder}: the run in this folder has {name.replace('_', '-')} {then}, now it is {other}; "
                 "go on with the old setting, or give another --output-dir"

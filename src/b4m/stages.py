@@ -159,7 +159,7 @@ def _target_prompt(config: TrainConfig, concepts: dict[str, Concept], kind: str)
     """Stage one: --prompt, or trigger and class words; second stage: what the concept file tells."""
     if kind in concepts and "prompt" in concepts[kind].metadata:
         return concepts[kind].metadata["prompt"]
-    return config.prompt or getattr(config, f"{kind}_prompt")
+    return config.stage == kind and config.prompt or getattr(config, f"{kind}_prompt")
 
 
 def partner_prompt(kind: str, folder: str) -> str:

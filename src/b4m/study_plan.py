@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from .config import GenerateConfig, TrainConfig, resolve
+from .fields import is_read
 from .images import picture_files
 from .stages import PLANS
 from .study_file import Row, Study
@@ -175,7 +176,7 @@ def _key(config: TrainConfig | GenerateConfig) -> str:
     a later release adds renames nothing that is done.
     """
     stage = getattr(config, "stage", None)
-    read = [f for f in fields(config) if not f.metadata["stages"] or stage in f.metadata["stages"]]
+    read = [f for f in fields(config) if is_read(f, stage)]
     facts = {f.name: value for f in read if (value := getattr(config, f.name)) != f.default}
     return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:12]
 
