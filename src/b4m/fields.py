@@ -12,17 +12,8 @@ import yaml
 
 from .errors import UserError
 
-PATHS = (
-    "base_model",
-    "vae",
-    "dir",
-    "dirs",
-    "file",
-    "output",
-    "pictures",
-    "study",
-    "subjects",
-)  # names of paths end so
+# How names of settings end that hold paths.
+PATHS = ("base_model", "vae", "dir", "dirs", "file", "output", "pictures", "study", "subjects")
 MAX_TEXT = 4000  # characters: no path is longer, and no prompt is read that far
 MAX_NAME = 255  # of one name in a path
 
