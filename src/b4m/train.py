@@ -255,7 +255,7 @@ class Run:
         # Under float16 a gradient may overflow: the loss scaler leaves such a step out itself, and scales down.
         if self.accelerator.scaler is None and not norm.isfinite():
             return self._leave_out("the gradient is not finite")
-        if self.config.max_grad_norm:
+        if self.config.max_grad_norm and norm > self.config.max_grad_norm:
             torch.nn.utils.clip_grads_with_norm_(self.parameters, self.config.max_grad_norm, norm)
         self.optimizer.step()
         return True
