@@ -9,6 +9,7 @@ import yaml
 import b4m.study as studies
 from b4m.errors import Busy, UserError
 from b4m.lock import exclusive
+from b4m.manifest import read_manifest
 from b4m.measure_config import StudyConfig
 from b4m.study import dry_run, study
 
@@ -43,6 +44,23 @@ def pictures_of(config) -> dict[str, bytes]:
 
 def scores_of(folder: Path) -> dict:
     return json.loads((folder / "results.json").read_text())["summary"]
+
+
+def test_a_row_is_drawn_in_its_own_precision_whichever_row_came_before(config):
+    path = config.path
+    values = yaml.safe_load(path.read_text())
+    values["rows"] = {"float32": {}, "bf16": {"generate": {"mixed_precision": "bf16"}}}
+    path.write_text(yaml.safe_dump(values, sort_keys=False))
+    study(config)
+    found = _by_row(config)
+    assert found["float32"] != found["bf16"]
+
+
+def _by_row(config) -> dict[str, list[bytes]]:
+    found: dict[str, list[bytes]] = {}
+    for shot in read_manifest(Path(config.output_dir) / "results" / config.name):
+        found.setdefault(shot.row, []).append(shot.file.read_bytes())
+    return found
 
 
 def test_a_study_from_nothing_to_its_table(config):

@@ -61,7 +61,7 @@ def study(config: StudyConfig) -> Path | None:
         while todo:
             left = []
             for job in todo:
-                if _do(plan, easel, job):
+                if _do(easel, job):
                     bar.update()
                 else:
                     left.append(job)
@@ -74,7 +74,7 @@ def study(config: StudyConfig) -> Path | None:
         return None
 
 
-def _do(plan: Plan, easel: "Easel", job: Training | Drawing) -> bool:
+def _do(easel: "Easel", job: Training | Drawing) -> bool:
     """Whether the job is done now; not if it waits for another, or another process has it in hand."""
     try:
         if isinstance(job, Drawing):
@@ -97,17 +97,19 @@ def _made(drawing: Drawing) -> bool:
 
 
 class Easel:
-    """The base model, loaded once, on which one pair after another is drawn."""
+    """The base model, loaded once for all that are drawn on the same one."""
 
     def __init__(self) -> None:
         self.pipe: StableDiffusionXLPipeline | None = None
+        self.opened: tuple = ()  # what `pipe` was made of
 
     def draw(self, drawing: Drawing) -> bool:
         """The pictures of one drawing, and a mark that they are whole. -> True. Raises Busy, UserError."""
         config, folder, shots = drawing.config, drawing.folder, drawing.shots
         with exclusive(folder):
-            if self.pipe is None:
-                self.pipe = open_pipe(config)
+            wanted = (config.base_model, config.vae, config.mixed_precision)
+            if self.opened != wanted:
+                self.pipe, self.opened = open_pipe(config), wanted
             started = time.perf_counter()
             attach(self.pipe, config.content_file, config.style_file, config.lora_file)
             pictures = sample_with(
