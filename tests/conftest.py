@@ -13,6 +13,7 @@ from PIL import Image
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer
 
 from b4m.config import TrainConfig, resolve
+from b4m.errors import UserError
 from b4m.train import train
 
 torch.set_num_threads(1)
@@ -99,6 +100,17 @@ def picture(seed: int, size: tuple[int, int] = (SIZE, SIZE)) -> Image.Image:
     """A smooth random picture, the same for the same seed."""
     coarse = np.random.default_rng(seed).integers(0, 256, (4, 4, 3), dtype=np.uint8)
     return Image.fromarray(coarse).resize(size, Image.Resampling.BILINEAR)
+
+
+def refused(action, *words, limit: int = 700) -> str:
+    """The line with which `action` is refused: printable, not endless, with all of `words` in it."""
+    with pytest.raises(UserError) as caught:
+        action()
+    message = str(caught.value)
+    assert message.isprintable() and len(message) < limit, message
+    for word in words:
+        assert str(word) in message, message
+    return message
 
 
 @pytest.fixture(scope="session")

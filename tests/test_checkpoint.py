@@ -5,6 +5,7 @@ import os
 
 import pytest
 import torch
+from conftest import refused
 from safetensors.torch import load_file, save_file
 
 from b4m import checkpoint
@@ -41,15 +42,6 @@ def equal(ours: Concept, theirs: Concept) -> bool:
         torch.equal(ours.tensors[layer].view(torch.int32), theirs.tensors[layer].view(torch.int32))
         for layer in LAYERS
     )
-
-
-def refused(action, *words) -> None:
-    with pytest.raises(UserError) as caught:
-        action()
-    message = str(caught.value)
-    assert message.isprintable(), message
-    for word in words:
-        assert str(word) in message, message
 
 
 @pytest.fixture

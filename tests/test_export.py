@@ -13,7 +13,7 @@ import draw_with_diffusers
 import numpy as np
 import pytest
 import torch
-from conftest import SIZE, tiny_pipeline
+from conftest import SIZE, refused, tiny_pipeline
 from diffusers import StableDiffusionXLPipeline, UNet2DConditionModel
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
@@ -21,7 +21,6 @@ from safetensors.torch import load_file, save_file
 from b4m.checkpoint import describe, load_concept, load_lora, save_concept
 from b4m.cli import main
 from b4m.dialects import DIALECTS
-from b4m.errors import UserError
 from b4m.export import export, split
 from b4m.export_config import ExportConfig, SplitConfig
 from b4m.generate import attach, sample
@@ -33,15 +32,6 @@ PROMPT = "a photo of snq bear in w@z yarn style"
 
 def draw(pipe) -> np.ndarray:
     return np.asarray(sample(pipe, [PROMPT], [7], steps=4, size=SIZE)[0], dtype=int)
-
-
-def refused(action, *words) -> None:
-    with pytest.raises(UserError) as caught:
-        action()
-    message = str(caught.value)
-    assert message.isprintable() and len(message) < 700, message
-    for word in words:
-        assert str(word) in message, message
 
 
 @pytest.fixture

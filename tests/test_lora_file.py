@@ -5,11 +5,10 @@ import logging
 
 import pytest
 import torch
-from conftest import tiny_pipeline
+from conftest import refused, tiny_pipeline
 from safetensors.torch import load_file, save_file
 
 from b4m import dialects
-from b4m.errors import UserError
 from b4m.lora_file import DEPTH, load_lora, read_spec, save_lora, spec_metadata, split_lora
 from b4m.plp import KINDS, BasisSpec, basis, compose
 from b4m.storage import read_tensors
@@ -81,15 +80,6 @@ def same(found, wanted, scale=1.0):
     for layer, (up, down) in wanted.items():
         assert found[layer][0].dtype == found[layer][1].dtype == torch.float32
         assert torch.equal(found[layer][0], up * scale) and torch.equal(found[layer][1], down), layer
-
-
-def refused(action, *words) -> None:
-    with pytest.raises(UserError) as caught:
-        action()
-    message = str(caught.value)
-    assert message.isprintable() and len(message) < 600, message
-    for word in words:
-        assert str(word) in message, message
 
 
 @pytest.fixture
