@@ -31,8 +31,7 @@ PRESETS: dict[str, dict[str, dict[str, Any]]] = {
     # Found on two of the held-out contents, confirmed on the other two (docs/results.md); minutes, without a GPU.
     # Apart from the paper's settings: all attention layers, since cross-attention k and v are where a small model reads
     # its words; a basis scale of 8, without which the interaction block of halves this strong drowns what each has
-    # learned; partners that learn at a third of the rate, not a tenth; little guidance, which would drive two strong
-    # halves apart.
+    # learned; partners that learn at a third of the rate, not a tenth; little guidance, since more costs style.
     "embedded": {
         "train": dict(
             base_model=EMBEDDED,
