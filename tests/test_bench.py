@@ -212,9 +212,9 @@ def test_a_full_size_step_fits_24_gigabytes(tmp_path, own_precision):
     config = BenchConfig(size="sdxl", device="cpu", gradient_checkpointing=True, rows_per_pass=1)
     model = bench_models.base(config, CPU)
     run = measured._run(config, "content", tmp_path, model, model.unet, None)
-    before = [p.detach().clone() for p in run.parameters]
+    before = [p.detach().clone() for p in run.named.values()]
     measured._training("stage one", "ours", run).step(0, lambda phase: None)
-    assert any((p != old).any() for p, old in zip(run.parameters, before, strict=True))
+    assert any((p != old).any() for p, old in zip(run.named.values(), before, strict=True))
     assert peak_mb() < 24e3
 
 

@@ -22,6 +22,7 @@ LEVELS = {  # the table of the design; a helper that a module was split into sta
     "process": 0,
     "preprocess": 0,
     "adapter": 1,
+    "stacks": 1,
     "objective": 1,
     "images": 1,
     "export_config": 1,

@@ -11,6 +11,7 @@ from b4m.adapter import unet_hash
 from b4m.checkpoint import load_concept, load_lora, save_concept
 from b4m.errors import UserError
 from b4m.riemannian import RiemannianAdamW, RiemannianSGD
+from b4m.stacks import Stacks
 from b4m.stages import Source, gather, install, optimizer, partner_prompt, save
 
 
@@ -134,11 +135,12 @@ def test_stage_one_starts_as_the_identity_with_adamw_and_a_rate_per_half(setting
     stage = gather(config)
     adapter = install(stage, tiny_pipeline().unet, config.base_model)
     assert not any(p.any() for half in ("content", "style") for p in adapter.parameters_of(half))
-    made = optimizer(stage, config, adapter)
+    stacks = Stacks(adapter.pairs())
+    made = optimizer(stage, config, stacks)
     assert type(made) is torch.optim.AdamW
     for group, half, lr in zip(made.param_groups, ("content", "style"), (1e-3, 1e-2), strict=True):
         assert group["lr"] == lr and group["weight_decay"] == 0.1
-        assert [id(p) for p in group["params"]] == [id(p) for p in adapter.parameters_of(half)]
+        assert [id(p) for p in group["params"]] == [id(p) for p in stacks.halves[half]]
 
 
 @pytest.mark.parametrize(
@@ -148,7 +150,8 @@ def test_stage_one_starts_as_the_identity_with_adamw_and_a_rate_per_half(setting
 def test_second_stage_optimizers(name, cls, settings, trained, tmp_path):
     damping = {} if name == "adamw" else {"damping": 1e-3}
     config, stage = second(settings, trained, tmp_path, optimizer=name, lr=1e-3, **damping)
-    made = optimizer(stage, config, install(stage, tiny_pipeline().unet, config.base_model))
+    adapter = install(stage, tiny_pipeline().unet, config.base_model)
+    made = optimizer(stage, config, Stacks(adapter.pairs()))
     assert type(made) is cls
     assert [group["lr"] for group in made.param_groups] == [1e-3, 1e-3]
     assert all(group.get("damping", 1e-3) == 1e-3 for group in made.param_groups)

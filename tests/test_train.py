@@ -16,7 +16,7 @@ from accelerate.state import AcceleratorState
 from b4m import stages
 from b4m import train as module
 from b4m.adapter import HALVES
-from b4m.checkpoint import load_concept, load_lora, load_state
+from b4m.checkpoint import load_concept, load_lora, load_state, save_state
 from b4m.errors import UserError
 from b4m.lock import exclusive
 from b4m.logbook import Logbook
@@ -32,6 +32,12 @@ def loaded(config) -> Run:
     run.find_state()
     run.load()
     return run
+
+
+def step(run: Run) -> None:
+    """What the loop does with whatever gradients the passes have left."""
+    run.stacks.gather()
+    run.optimizer.step()
 
 
 def separate_passes(run: Run, number: int) -> dict[str, list[torch.Tensor]]:
@@ -63,14 +69,14 @@ def test_one_routed_pass_equals_the_separate_passes(stage, settings, tmp_path):
     run.pipe.unet.double()  # so that only the routing is compared, and not the order of float32 sums
     run.cache = replace(run.cache, hidden=run.cache.hidden.double(), pooled=run.cache.pooled.double())
     for run.step in range(2):  # the second time from halves that are not zero
-        run.optimizer.zero_grad()
+        run.stacks.zero_grad()
         run.micro_step(0)
         expected = separate_passes(run, run.step)
         for half in ("content", "style"):
             for parameter, gradient in zip(run.adapter.parameters_of(half), expected[half], strict=True):
                 assert gradient.abs().max() > 0
                 assert (parameter.grad - gradient).abs().max() <= 1e-6 * gradient.abs().max()
-        run.optimizer.step()
+        step(run)
 
 
 def test_the_content_loss_gives_the_style_half_nothing(settings, tmp_path):
@@ -112,17 +118,17 @@ def test_every_optimizer_sees_gradients_and_moves_both_halves(
 ):
     files = {k: trained[k] for k in ("content_file", "style_file")} if stage == "second" else {}
     run = loaded(settings(stage, tmp_path, optimizer=optimizer, **files))
-    before = [parameter.detach().clone() for parameter in run.parameters]
+    before = [parameter.detach().clone() for parameter in run.named.values()]
     seen = []
     inner = run.optimizer.optimizer
-    step = inner.step
+    take = inner.step
     monkeypatch.setattr(
-        inner, "step", lambda *args: (seen.append([p.grad.abs().sum() for p in run.parameters]), step())
+        inner, "step", lambda *args: (seen.append([p.grad.abs().sum() for p in run.named.values()]), take())
     )
     run.micro_step(0)
-    run.optimizer.step()
+    step(run)
     assert len(seen) == 1 and all(total > 0 for total in seen[0])
-    assert all(not torch.equal(old, new) for old, new in zip(before, run.parameters, strict=True))
+    assert all(not torch.equal(old, new) for old, new in zip(before, run.named.values(), strict=True))
 
 
 def test_second_stage_loop_starts_from_the_files_and_sends_every_row_to_both(settings, trained, tmp_path):
@@ -133,7 +139,7 @@ def test_second_stage_loop_starts_from_the_files_and_sends_every_row_to_both(set
         assert all(torch.equal(tensor, tensors[layer]) for layer, tensor in run.adapter.half(kind).items())
     run.denoiser = partner_free(run.denoiser, run.config.target_rows)  # content rows alone ...
     run.micro_step(0)
-    assert all(parameter.grad.any() for parameter in run.parameters)  # ... reach B and D
+    assert all(parameter.grad.any() for parameter in run.named.values())  # ... reach B and D
 
 
 def same_files(one: Path, two: Path) -> bool:
@@ -380,6 +386,18 @@ def test_a_state_of_a_release_without_some_setting_goes_on_with_its_default(sett
         check_same(old, told(quantize="int8"), tmp_path)
 
 
+def test_a_state_whose_optimizer_is_laid_out_otherwise_is_refused_and_stays(settings, tmp_path):
+    """As earlier versions did: a tensor for each layer's half, where there is one for all layers of a shape."""
+    train(settings("content", tmp_path, steps=1))
+    step, tensors, meta = load_state(tmp_path / "state")
+    for group in meta["groups"]:
+        group["params"] = group["params"] * 2
+    save_state(tmp_path / "state", step, tensors, meta)
+    with pytest.raises(UserError, match="saved by an earlier version, .* give another --output-dir"):
+        train(settings("content", tmp_path, steps=2))
+    assert load_state(tmp_path / "state")[0] == 1
+
+
 def test_a_loss_that_is_not_finite_stops_and_keeps_the_last_state(settings, tmp_path, monkeypatch):
     config = settings("content", tmp_path, steps=5, checkpoint_every=2)
     average = Run.average
@@ -463,11 +481,11 @@ def test_steps_that_are_not_finite_may_be_left_out_up_to_a_count(settings, folde
 
 def test_a_step_left_out_moves_nothing(settings, folders, tmp_path, monkeypatch):
     run = loaded(settings("content", tmp_path, skip_not_finite=1))
-    before = [parameter.detach().clone() for parameter in run.parameters]
+    before = [parameter.detach().clone() for parameter in run.named.values()]
     run.micro_step(0)
-    run.parameters[0].grad[0, 0] = float("inf")
+    next(iter(run.named.values())).grad[0, 0] = float("inf")
     assert run.advance(1.0) is False
-    assert all(torch.equal(old, new) for old, new in zip(before, run.parameters, strict=True))
+    assert all(torch.equal(old, new) for old, new in zip(before, run.named.values(), strict=True))
 
 
 def test_weights_that_are_not_finite_are_never_saved(settings, tmp_path, monkeypatch):
@@ -475,7 +493,7 @@ def test_weights_that_are_not_finite_are_never_saved(settings, tmp_path, monkeyp
 
     def explode(run, loss):
         moved = advance(run, loss)
-        run.parameters[3].data[0, 0] = float("inf") if run.step == 1 else 0.0
+        list(run.named.values())[3].data[0, 0] = float("inf") if run.step == 1 else 0.0
         return moved
 
     monkeypatch.setattr(Run, "advance", explode)
@@ -531,14 +549,14 @@ def test_previews_are_drawn_and_leave_the_training_as_it_is(settings, tmp_path):
 
 def test_only_b_and_d_change(settings, tmp_path):
     run = loaded(settings("content", tmp_path, lr=0.1, partner_lr=0.1, weight_decay=0.5))
-    learnable = {id(parameter) for parameter in run.parameters}
+    learnable = {id(parameter) for parameter in run.named.values()}
     frozen = [t for t in [*run.pipe.unet.parameters(), *run.pipe.unet.buffers()] if id(t) not in learnable]
     frozen += [t for layer in run.adapter.layers.values() for t in (layer.A, layer.C)]
     before = [tensor.clone() for tensor in frozen]
     for run.step in range(3):
-        run.optimizer.zero_grad()
+        run.stacks.zero_grad()
         run.micro_step(0)
-        run.optimizer.step()
+        step(run)
     assert all(torch.equal(old, new) for old, new in zip(before, frozen, strict=True))
 
 
@@ -554,7 +572,7 @@ def test_accumulation_averages_the_passes(settings, tmp_path):
         run.micro_step(index)
         single.step = index
         single.micro_step(0)
-    for two, one in zip(run.parameters, single.parameters, strict=True):
+    for two, one in zip(run.named.values(), single.named.values(), strict=True):
         torch.testing.assert_close(two.grad, one.grad / 2)
 
 
@@ -568,8 +586,8 @@ def new_precision():
 
 def gradient(run: Run) -> torch.Tensor:
     run.micro_step(0)
-    assert all(parameter.dtype == parameter.grad.dtype == torch.float32 for parameter in run.parameters)
-    return torch.cat([parameter.grad.flatten() for parameter in run.parameters])
+    assert all(parameter.dtype == parameter.grad.dtype == torch.float32 for parameter in run.named.values())
+    return torch.cat([parameter.grad.flatten() for parameter in run.named.values()])
 
 
 def test_gradient_checkpointing_changes_nothing(settings, tmp_path):
@@ -585,7 +603,7 @@ def test_bfloat16_trains_the_same_thing(new_precision, settings, tiny_base, tmp_
     rough = gradient(run)
     run.pipe = load_base(tiny_base)
     run.adapter = stages.install(run.stage, run.pipe.unet, tiny_base)
-    run.parameters = [p for half in HALVES for p in run.adapter.parameters_of(half)]
+    run.named = dict(enumerate(p for half in HALVES for p in run.adapter.parameters_of(half)))
     run.cache = replace(
         run.cache,
         hidden=run.cache.hidden.float(),
@@ -680,12 +698,12 @@ def test_joint_result_is_two_concepts_and_their_lora_and_a_second_stage_goes_on_
 
 def test_at_ratio_zero_both_halves_learn(settings, tmp_path):
     run = loaded(settings("joint", tmp_path, ratio=0.0, routing=False, lr=0.01))
-    before = [parameter.detach().clone() for parameter in run.parameters]
+    before = [parameter.detach().clone() for parameter in run.named.values()]
     for run.step in range(2):
-        run.optimizer.zero_grad()
+        run.stacks.zero_grad()
         run.micro_step(0)
-        run.optimizer.step()
-    assert all(not torch.equal(old, new) for old, new in zip(before, run.parameters, strict=True))
+        step(run)
+    assert all(not torch.equal(old, new) for old, new in zip(before, run.named.values(), strict=True))
 
 
 def test_content_dir_may_be_pictures(settings, folders, tmp_path):
@@ -717,7 +735,7 @@ def test_rows_in_turn_leave_the_same_gradients(stage, at_once, settings, tmp_pat
             inner(x, *a, **doubled(k)),
         )[1]
         losses = run.micro_step(0)
-        found.append((losses, [p.grad.clone() for p in run.parameters], shapes))
+        found.append((losses, [p.grad.clone() for p in run.named.values()], shapes))
     (losses, whole, one), (others, parts, several) = found
     assert one == [run.stage.rows] and max(several) == at_once and sum(several) == run.stage.rows
     torch.testing.assert_close(others, losses, rtol=1e-6, atol=0)

@@ -22,6 +22,7 @@ from .process import package_version
 from .riemannian import RiemannianAdamW
 from .rivals import LoopedInverse, LoraAdapter, PublishedFlow, peft_riemannian, sharing
 from .sdxl import compile_blocks
+from .stacks import Stacks
 from .storage import write_text
 from .train import Run
 
@@ -137,9 +138,8 @@ def _contenders(config: BenchConfig, device: torch.device, folder: Path) -> tupl
     one = _run(config, "content", folder, model, sharing(bare), None)
     contenders.append(_training("stage one", "ours", one))
     second = _run(config, "joint", folder, model, sharing(bare), None)
-    pairs = second.adapter.pairs()
-    _randomize(pairs)
-    second.optimizer = second.accelerator.prepare_optimizer(RiemannianAdamW(pairs))
+    _randomize(second.stacks.pairs)
+    second.optimizer = second.accelerator.prepare_optimizer(RiemannianAdamW(second.stacks.pairs))
     contenders.append(_training("second stage", "ours", second))
     contenders.append(Contender("inference", "base", _denoising(bare, second), GUIDED_ROWS))
     contenders.append(
@@ -158,7 +158,7 @@ def _contenders(config: BenchConfig, device: torch.device, folder: Path) -> tupl
     facts = {
         "parameters": sum(p.numel() for p in bare.parameters()),
         "layers": len(one.adapter.layers),
-        "learnable": sum(p.numel() for p in one.parameters),
+        "learnable": sum(p.numel() for p in one.stacks.parameters),
     }
     return contenders, facts
 
@@ -194,7 +194,7 @@ def _training(group: str, name: str, run: Run) -> Contender:
             mark("backward")
 
         run.denoiser, run.accelerator.backward, run.step = denoiser, timed_backward, number
-        run.optimizer.zero_grad(set_to_none=True)
+        run.stacks.zero_grad()
         loss, *_ = run.average(run.micro_step(0), stop=False)
         run.advance(loss)
         mark("optimizer")
@@ -240,27 +240,39 @@ def _rivals(config: BenchConfig, folder: Path, model, one: Run, second: Run) -> 
     pixels = torch.stack([picture.pixels for picture in one.stage.pictures]).to(unet.device)
     flow = PublishedFlow(unet, model.vae, one.adapter, one.cache, pixels, one.alphas_cumprod)
     yield Contender("stage one", "published flow", flow.step, len(pixels))
-    makers = {"ours": RiemannianAdamW, "peft": peft_riemannian, "layer by layer": LoopedInverse}
-    for name, make in {**makers, "AdamW": lambda pairs: torch.optim.AdamW(sum(map(list, pairs), []))}.items():
+    makers = {
+        "ours": _stacked_step,
+        "peft": lambda pairs: peft_riemannian(pairs).step,
+        "layer by layer": lambda pairs: LoopedInverse(pairs).step,
+        "AdamW": lambda pairs: torch.optim.AdamW(sum(map(list, pairs), [])).step,
+    }
+    for name, make in makers.items():
         try:
             yield _optimizing(name, make, second.adapter.pairs())
         except ImportError as error:  # an older peft
             print(f"optimizer {name}: not measured ({error})")
 
 
-def _optimizing(name: str, make: Callable, pairs) -> Contender:
+def _stacked_step(pairs) -> Callable[[], object]:
+    """A step of ours from the layers' own gradients, as the training loop takes it."""
+    stacks = Stacks(pairs)
+    optimizer = RiemannianAdamW(stacks.pairs)
+    return lambda: (stacks.gather(), optimizer.step())
+
+
+def _optimizing(name: str, make: Callable[..., Callable], pairs) -> Contender:
     """A step of an optimizer on random halves and gradients of the second stage's shapes."""
     mine = [tuple(torch.nn.Parameter(half.detach().clone()) for half in pair) for pair in pairs]
     _randomize(mine)
     gradients = [[1e-3 * torch.randn_like(half) for half in pair] for pair in mine]
-    optimizer = make(mine)
+    move = make(mine)
 
     def step(number: int, mark: Mark) -> None:
         for pair, given in zip(mine, gradients, strict=True):
             for half, gradient in zip(pair, given, strict=True):
                 half.grad = gradient.clone()
         mark("data")
-        optimizer.step()
+        move()
         mark("optimizer")
 
     return Contender("optimizer", name, step, 0)

@@ -104,7 +104,14 @@ def unpack(
     optimizer: torch.optim.Optimizer,
     scaler: torch.amp.GradScaler | None,
 ) -> None:
-    """Put back what `pack` took, bit for bit."""
+    """Put back what `pack` took, bit for bit. UserError for an optimizer that was laid out otherwise."""
+    if [len(group["params"]) for group in meta["groups"]] != [
+        len(g["params"]) for g in optimizer.param_groups
+    ]:
+        raise UserError(
+            "the training state was saved by an earlier version, which kept its optimizer otherwise; go on with that "
+            "version, or give another --output-dir"
+        )
     state: dict[int, dict] = {int(index): dict(entries) for index, entries in meta["scalars"].items()}
     for name, tensor in tensors.items():
         place, _, rest = name.partition("/")

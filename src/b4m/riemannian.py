@@ -50,6 +50,11 @@ def _inverse(gram: Tensor, damping: float) -> Tensor:
     return torch.cholesky_inverse(factor)
 
 
+def _stacked(tensors: Sequence[Tensor]) -> Tensor:
+    """One more dimension in front, without a copy where there is one tensor."""
+    return torch.stack(list(tensors)) if len(tensors) > 1 else tensors[0].unsqueeze(0)
+
+
 class _Riemannian(Optimizer):
     """Shared by both optimizers: pairs in two groups, stacked by shape to step, decoupled weight decay."""
 
@@ -59,10 +64,10 @@ class _Riemannian(Optimizer):
             if len(pair) != 2 or any(half is None for half in pair):
                 raise ValueError(f"pair {index}: B or D is missing; each preconditions the other")
             B, D = pair
-            if B.ndim != 2 or D.ndim != 2 or B.shape[1] != D.shape[0]:
+            if B.ndim < 2 or (*B.shape[:-2], B.shape[-1]) != tuple(D.shape[:-1]):
                 raise ValueError(
                     f"pair {index}: B {tuple(B.shape)} and D {tuple(D.shape)} do not share a rank; "
-                    "expected (m - d_out, r) and (r, n - d_in)"
+                    "expected (..., m - d_out, r) and (..., r, n - d_in)"
                 )
         if not settings["damping"] > 0:
             raise ValueError(f"damping is {settings['damping']}; must be positive, for B or D may be zero")
@@ -93,8 +98,8 @@ class _Riemannian(Optimizer):
             stacks[*(half.shape for half in pair), pair[0].device].append(pair)
         for pairs in stacks.values():
             halves = list(zip(*pairs, strict=True))  # all B, all D
-            stacked = [torch.stack(half) for half in halves]
-            gradients = [torch.stack([p.grad for p in half]) for half in halves]
+            stacked = [_stacked(half) for half in halves]
+            gradients = [_stacked([p.grad for p in half]) for half in halves]
             directions = precondition(*stacked, *gradients, content["damping"])
             for group, half, direction in zip(self.param_groups, halves, directions, strict=True):
                 wide = [p.to(direction.dtype) for p in half]  # the parameters themselves, if they are as wide
@@ -113,6 +118,7 @@ class _Riemannian(Optimizer):
 class RiemannianSGD(_Riemannian):
     """Eq. 13-14 as they stand, for pairs (B (m - d_out, r), D (r, n - d_in)); both step from old values.
 
+    A pair may be a stack of layers, with leading dimensions that both share.
     lr: one rate, or (content, style). Decoupled decay: B <- (1 - lr weight_decay) B - lr direction.
     param_groups are all B, then all D. Raises ValueError for a pair that is incomplete or differs in rank.
     """

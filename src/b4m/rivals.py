@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from .adapter import Adapter, PLPAttnProcessor
 from .objective import add_noise, draw, regression_target, row_losses
-from .plp import frozen_sizes
+from .plp import HALVES, frozen_sizes
 from .riemannian import DAMPING
 from .sdxl import Cache, encode_images
 
@@ -38,14 +38,16 @@ class LoraAdapter:
         unet.set_attn_processor(PLPAttnProcessor({}))  # the same attention, without an adapter
         self.layers = list(layers)
         inject_adapter_in_model(LoraConfig(r=rank, lora_alpha=rank, target_modules=self.layers), unet)
-        self._halves: dict[str, list[nn.Parameter]] = {"content": [], "style": []}
-        for layer in self.layers:
-            for kind, half in (("content", "lora_B"), ("style", "lora_A")):
-                factor = getattr(unet.get_submodule(layer), half)["default"].to(unet.dtype)
-                self._halves[kind].append(factor.weight)
+        self._pairs: Pairs = []
+        for layer in map(unet.get_submodule, self.layers):
+            up, down = (factors["default"].to(unet.dtype) for factors in (layer.lora_B, layer.lora_A))
+            self._pairs.append((up.weight, down.weight))
+
+    def pairs(self) -> Pairs:
+        return self._pairs
 
     def parameters_of(self, kind: str) -> list[nn.Parameter]:
-        return self._halves[kind]
+        return [pair[list(HALVES).index(kind)] for pair in self._pairs]
 
 
 class MaskedLinear(nn.Module):

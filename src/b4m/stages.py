@@ -16,6 +16,7 @@ from .objective import seeded
 from .plp import HALVES, BasisSpec
 from .riemannian import RiemannianAdamW, RiemannianSGD
 from .sdxl import check_base
+from .stacks import Stacks
 from .storage import fingerprint
 
 
@@ -185,19 +186,19 @@ def install(stage: Stage, unet: UNet2DConditionModel, base_model: str) -> Adapte
     return adapter
 
 
-def optimizer(stage: Stage, config: TrainConfig, adapter: Adapter) -> torch.optim.Optimizer:
+def optimizer(stage: Stage, config: TrainConfig, stacks: Stacks) -> torch.optim.Optimizer:
     """From nothing: AdamW with a learning rate per half; second stage: what --optimizer says (Sec. 4.3)."""
     lr = dict.fromkeys(HALVES, config.lr)
     if stage.plan.partner:
         lr[stage.plan.partner] = config.partner_lr
     if not stage.concepts or config.optimizer == "adamw":
-        groups = [{"params": adapter.parameters_of(half), "lr": lr[half]} for half in HALVES]
+        groups = [{"params": halves, "lr": lr[half]} for half, halves in stacks.halves.items()]
         # One kernel, or one loop, for a group; the loss scaler of float16 wants to leave out a step by itself.
         fused = config.mixed_precision != "fp16" and groups[0]["params"][0].device.type in ("cpu", "cuda")
         return torch.optim.AdamW(groups, weight_decay=config.weight_decay, fused=fused)
     options = {} if config.damping is None else {"damping": config.damping}
     cls = {"riemannian-adamw": RiemannianAdamW, "riemannian-sgd": RiemannianSGD}[config.optimizer]
-    return cls(adapter.pairs(), lr=config.lr, weight_decay=config.weight_decay, **options)
+    return cls(stacks.pairs, lr=config.lr, weight_decay=config.weight_decay, **options)
 
 
 def save(

@@ -39,6 +39,7 @@ from .process import (
 )
 from .resume import check_same, check_steps, made_by, pack, settings_of, unpack
 from .sdxl import DTYPES, Cache, check_size, compile_blocks, encode_guided, free, load_base, prepare, quantize
+from .stacks import Stacks
 
 
 @dataclass(frozen=True)
@@ -88,7 +89,7 @@ def _loop(run: "Run") -> None:
                 mininterval=0.5 if sys.stderr.isatty() else 10,
             )
             for run.step in bar:
-                run.optimizer.zero_grad(set_to_none=True)
+                run.stacks.zero_grad()
                 values = torch.stack([run.micro_step(i) for i in range(config.gradient_accumulation)]).mean(0)
                 loss, target, partner, stop = run.average(values, stop=bool(received))
                 if run.advance(loss):
@@ -169,10 +170,8 @@ class Run:
             for half in HALVES
             for layer, parameter in zip(self.adapter.layers, self.adapter.parameters_of(half), strict=True)
         }
-        self.parameters = list(self.named.values())
-        self.optimizer = self.accelerator.prepare_optimizer(
-            stages.optimizer(self.stage, config, self.adapter)
-        )
+        self.stacks = Stacks(self.adapter.pairs())
+        self.optimizer = self.accelerator.prepare_optimizer(stages.optimizer(self.stage, config, self.stacks))
         if self.step:
             unpack(self._tensors, self._meta, self.named, self.optimizer, self.accelerator.scaler)
         self.schedule = get_scheduler(
@@ -182,7 +181,7 @@ class Run:
             num_training_steps=config.steps,
             last_epoch=self.step - 1,
         )
-        self.say(estimate_line(pipe.unet, cache, self.stage.rows, config, self.parameters))
+        self.say(estimate_line(pipe.unet, cache, self.stage.rows, config, self.stacks.parameters))
         self.book.start(self.stage.shown(), config.tracker)
         if self.step and _due(
             config.preview_every, self.step - 1
@@ -237,26 +236,25 @@ class Run:
         return loss, target, partner, stopped > 0
 
     def average_gradients(self) -> None:
-        """B and D are in no wrapper that would do it: one reduction of all gradients, laid end to end."""
+        """B and D are in no wrapper that would do it: one reduction for all layers of a shape."""
         if self.accelerator.num_processes == 1:
             return
-        gradients = [parameter.grad for parameter in self.parameters]
-        flat = mean(self.accelerator, torch.cat([gradient.flatten() for gradient in gradients]))
-        for gradient, part in zip(gradients, flat.split([g.numel() for g in gradients]), strict=True):
-            gradient.copy_(part.view_as(gradient))
+        for parameter in self.stacks.parameters:
+            parameter.grad.copy_(mean(self.accelerator, parameter.grad))
 
     def advance(self, loss: float) -> bool:
         """The optimizer's step on what the passes have left. -> False, nothing moved: something is not finite."""
         if not math.isfinite(loss):
             return self._leave_out(f"the loss is {loss}")
+        self.stacks.gather()
         self.average_gradients()
         self.accelerator.unscale_gradients()
-        norm = torch.nn.utils.get_total_norm([parameter.grad for parameter in self.parameters])
+        norm = torch.nn.utils.get_total_norm([parameter.grad for parameter in self.stacks.parameters])
         # Under float16 a gradient may overflow: the loss scaler leaves such a step out itself, and scales down.
         if self.accelerator.scaler is None and not norm.isfinite():
             return self._leave_out("the gradient is not finite")
         if self.config.max_grad_norm and norm > self.config.max_grad_norm:
-            torch.nn.utils.clip_grads_with_norm_(self.parameters, self.config.max_grad_norm, norm)
+            torch.nn.utils.clip_grads_with_norm_(self.stacks.parameters, self.config.max_grad_norm, norm)
         self.optimizer.step()
         return True
 
@@ -288,7 +286,7 @@ class Run:
 
     def save_state(self) -> None:
         """All that the next step depends on. Raises UserError rather than keep weights that are not finite."""
-        check_weights(self.parameters, self.step + 1, self.folder / "state")
+        check_weights(self.stacks.parameters, self.step + 1, self.folder / "state")
         if self.main:
             tensors, meta = pack(self.named, self.optimizer, self.accelerator.scaler)
             save_state(self.folder / "state", self.step + 1, tensors, {"settings": self.settings, **meta})
