@@ -81,6 +81,15 @@ def test_every_contender_is_measured_and_its_phases_are_its_time(tiny, tmp_path)
     assert "published flow" in shown(report)
 
 
+@pytest.mark.parametrize(("rivals", "names"), [("light", {"ours", "ordinary LoRA"}), ("none", {"ours"})])
+def test_rivals_may_be_left_out(rivals, names, tiny, tmp_path):
+    output = str(tmp_path / "b.json")
+    config = BenchConfig(size="small", device="cpu", rank=4, steps=1, warm_up=1, rivals=rivals, output=output)
+    rows = bench(config)["rows"]
+    assert {row["name"] for row in rows if row["group"] == "stage one"} == names
+    assert any(row["group"] == "optimizer" for row in rows) == (rivals == "light")
+
+
 def test_a_device_that_is_not_there_is_refused(capsys):
     if torch.cuda.is_available():
         pytest.skip("it is there")

@@ -103,6 +103,12 @@ def test_a_bad_value_is_refused_by_name(name, value):
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.parametrize("other", [{"compile": True}, {"quantize": "int8"}])
+def test_a_model_that_is_spread_is_neither_compiled_nor_quantized(other):
+    with pytest.raises(UserError, match="--shard goes without --compile and --quantize"):
+        resolve(TrainConfig, "embedded", **CONTENT, shard=True, **other)
+
+
 @pytest.mark.parametrize("name", ["content_dir", "style_dir", "content_file", "style_file"])
 def test_second_stage_needs_both_sides(name):
     with pytest.raises(UserError, match="--" + name.replace("_", "-")):

@@ -37,6 +37,7 @@ LEVELS = {  # the table of the design; a helper that a module was split into sta
     "logbook": 1,
     "guard": 1,
     "sdxl": 2,
+    "frozen": 2,
     "checkpoint": 2,
     "manifest": 2,
     "footprint": 3,

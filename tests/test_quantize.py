@@ -10,8 +10,9 @@ from b4m.adapter import PLPLinear
 from b4m.checkpoint import load_concept
 from b4m.errors import UserError
 from b4m.footprint import _held
+from b4m.frozen import quantize
 from b4m.plp import BasisSpec
-from b4m.sdxl import load_base, quantize
+from b4m.sdxl import load_base
 from b4m.train import train
 
 

@@ -14,6 +14,7 @@ import psutil
 import pytest
 from conftest import SIZE
 
+from b4m.checkpoint import load_concept
 from b4m.training_state import load_state
 
 
@@ -222,21 +223,54 @@ def test_two_processes_stop_together_and_continue_to_the_same_bits(nursery, flag
     same(whole, parts)
 
 
-@pytest.mark.parametrize("rank", [0, 1])
+def test_a_model_spread_over_two_processes_trains_the_same_thing_and_each_holds_half(
+    nursery, flags, tmp_path
+):
+    """It goes on after a stop, recomputing then; both help to draw previews; the file fits the whole model."""
+    pair, out, shared = {"processes": 2}, tmp_path / "out", tmp_path / "shared"
+    steady = {"lr_schedule": "constant", "preview_every": 2}
+    command = flags(tmp_path / "whole", 4, **steady)
+    assert nursery.run(command, out, port=free_port(), **pair).end() == [0, 0]
+    order = {"port": free_port(), "fault": {"weighs": [str(tmp_path / "weight")]}}
+    command = [*flags(shared, 3, **steady), "--shard"]
+    assert nursery.run(command, out, **order, **pair).end() == [0, 0], out.read_text()
+    for rank in range(2):
+        held, all_of_them = json.loads((tmp_path / f"weight{rank}").read_text())
+        assert 0.49 * all_of_them < held < 0.51 * all_of_them
+    command = [*flags(shared, 4, **steady), "--shard", "--gradient-checkpointing"]
+    assert nursery.run(command, out, port=free_port(), **pair).end() == [0, 0], out.read_text()
+    ours, theirs = (load_concept(folder / "content.safetensors") for folder in (shared, tmp_path / "whole"))
+    assert ours.unet_hash == theirs.unet_hash
+    for layer, half in theirs.tensors.items():
+        assert (ours.tensors[layer] - half).abs().max() <= 1e-6
+    assert max(half.abs().max() for half in theirs.tensors.values()) > 1e-4, "it moved"
+    drawn = sorted(path.name for path in (shared / "previews").iterdir())
+    assert drawn == ["step-000002.png", "step-000004.png"]
+
+
+def test_a_model_cannot_be_spread_over_one_process(nursery, flags, tmp_path):
+    out = tmp_path / "out"
+    assert nursery.run([*flags(tmp_path / "run", 3), "--shard"], out).end() == [2]
+    assert (
+        "--shard spreads the model over processes, and this run has one" in out.read_text().splitlines()[-1]
+    )
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(("rank", "more"), [(0, []), (1, []), (1, ["--shard"])])
 def test_a_process_that_fails_ends_the_others_and_the_run_continues_to_the_same_bits(
-    nursery, flags, tmp_path, rank
+    nursery, flags, tmp_path, rank, more
 ):
     pair = {"processes": 2}
     whole, parts, out = tmp_path / "whole", tmp_path / "parts", tmp_path / "out"
-    assert nursery.run(flags(whole, 3), out, port=free_port(), **pair).end() == [0, 0]
-    life = nursery.run(
-        flags(parts, 3), tmp_path / "log", port=free_port(), fault={"breaks": [2, rank]}, **pair
-    )
+    assert nursery.run([*flags(whole, 3), *more], out, port=free_port(), **pair).end() == [0, 0]
+    command, fault = [*flags(parts, 3), *more], {"breaks": [2, rank]}
+    life = nursery.run(command, tmp_path / "log", port=free_port(), fault=fault, **pair)
     statuses = life.end()
     assert all(status > 0 for status in statuses), statuses
     logs = [(tmp_path / name).read_text() for name in ("log", "log1")]
     assert "the card has gone" in logs[rank]
     assert logs[1 - rank].splitlines()[-1].startswith("b4m: error: another process of this run has ended")
     assert load_state(parts / "state")[0] == 2
-    assert nursery.run(flags(parts, 3), out, port=free_port(), **pair).end() == [0, 0]
+    assert nursery.run(command, out, port=free_port(), **pair).end() == [0, 0]
     same(whole, parts)

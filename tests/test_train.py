@@ -10,10 +10,11 @@ from pathlib import Path
 
 import pytest
 import torch
-from accelerate import Accelerator
+from accelerate import Accelerator, DistributedType
 from accelerate.state import AcceleratorState
+from diffusers import UNet2DConditionModel
 
-from b4m import stages
+from b4m import frozen, stages
 from b4m import train as module
 from b4m.adapter import HALVES
 from b4m.checkpoint import load_concept, load_lora, load_state, save_state
@@ -503,6 +504,16 @@ def test_weights_that_are_not_finite_are_never_saved(settings, tmp_path, monkeyp
     assert step == 1 and all(torch.isfinite(tensor).all() for tensor in tensors.values())
 
 
+@pytest.mark.parametrize("kind", [DistributedType.FSDP, DistributedType.DEEPSPEED])
+def test_wrappers_that_would_not_see_the_halves_are_refused(kind, settings, tmp_path, monkeypatch):
+    monkeypatch.setattr(Accelerator, "distributed_type", kind)
+    with pytest.raises(
+        UserError, match=f"accelerate is set to {kind.value}.* launch without it, and give --shard"
+    ):
+        Run(settings("content", tmp_path / "run"))
+    assert not (tmp_path / "run").exists()
+
+
 def test_a_log_that_cannot_be_written_is_one_line(tmp_path):
     book = Logbook(tmp_path, Accelerator(), 0)
     (tmp_path / "log.jsonl").mkdir()
@@ -558,6 +569,20 @@ def test_only_b_and_d_change(settings, tmp_path):
         run.micro_step(0)
         step(run)
     assert all(torch.equal(old, new) for old, new in zip(before, frozen, strict=True))
+
+
+def test_the_unet_comes_to_the_device_when_the_encoders_have_left_it(settings, tmp_path, monkeypatch):
+    """A card need never hold both."""
+    order = []
+    to, free = UNet2DConditionModel.to, module.free
+    monkeypatch.setattr(
+        UNet2DConditionModel,
+        "to",
+        lambda unet, *where: (order.append(f"unet to {where[0]}"), to(unet, *where))[1],
+    )
+    monkeypatch.setattr(module, "free", lambda pipe, **options: (order.append("free"), free(pipe, **options)))
+    loaded(settings("content", tmp_path))
+    assert order == ["free", "unet to cpu"]
 
 
 def test_training_frees_all_but_the_unet(settings, tmp_path):
@@ -766,9 +791,9 @@ def test_compiled_blocks_train_the_same_thing(settings, tmp_path, monkeypatch):
 
     monkeypatch.setattr(torch._dynamo.config, "suppress_errors", False)
     made = []
-    compile_blocks = module.compile_blocks
+    compile_blocks = frozen.compile_blocks
     monkeypatch.setattr(
-        module,
+        frozen,
         "compile_blocks",
         lambda unet: (
             compile_blocks(unet, backend=backend, fullgraph=True),

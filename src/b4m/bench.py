@@ -17,11 +17,11 @@ from .bench_profile import profiled, tflop
 from .bench_report import ratios, row
 from .errors import UserError
 from .footprint import meta_copy
+from .frozen import compile_blocks
 from .measure_config import BenchConfig
 from .process import package_version
 from .riemannian import RiemannianAdamW
 from .rivals import LoopedInverse, LoraAdapter, PublishedFlow, peft_riemannian, sharing
-from .sdxl import compile_blocks
 from .stacks import Stacks
 from .storage import write_text
 from .train import Run
@@ -145,7 +145,7 @@ def _contenders(config: BenchConfig, device: torch.device, folder: Path) -> tupl
     contenders.append(
         Contender("inference", "ours, two dials", _denoising(second.pipe.unet, second), GUIDED_ROWS)
     )
-    if config.rivals:
+    if config.rivals != "none":
         contenders += _rivals(config, folder, model, one, second)
     for contender in contenders:
         contender.tflop = tflop(lambda step=contender.step: step(0, _unmarked))
@@ -235,11 +235,8 @@ def _rivals(config: BenchConfig, folder: Path, model, one: Run, second: Run) -> 
         lambda unet: LoraAdapter(unet, layers, config.rank),
     )
     yield _training("stage one", "ordinary LoRA", lora)
-    unet = meta_copy(model.unet).to_empty(device=model.unet.device).float()  # a copy of its own, in float32
-    unet.load_state_dict(model.unet.state_dict())
-    pixels = torch.stack([picture.pixels for picture in one.stage.pictures]).to(unet.device)
-    flow = PublishedFlow(unet, model.vae, one.adapter, one.cache, pixels, one.alphas_cumprod)
-    yield Contender("stage one", "published flow", flow.step, len(pixels))
+    if config.rivals == "all":
+        yield _published_flow(model, one)
     makers = {
         "ours": _stacked_step,
         "peft": lambda pairs: peft_riemannian(pairs).step,
@@ -251,6 +248,14 @@ def _rivals(config: BenchConfig, folder: Path, model, one: Run, second: Run) -> 
             yield _optimizing(name, make, second.adapter.pairs())
         except ImportError as error:  # an older peft
             print(f"optimizer {name}: not measured ({error})")
+
+
+def _published_flow(model, one: Run) -> Contender:
+    unet = meta_copy(model.unet).to_empty(device=model.unet.device).float()  # a copy of its own, in float32
+    unet.load_state_dict(model.unet.state_dict())
+    pixels = torch.stack([picture.pixels for picture in one.stage.pictures]).to(unet.device)
+    flow = PublishedFlow(unet, model.vae, one.adapter, one.cache, pixels, one.alphas_cumprod)
+    return Contender("stage one", "published flow", flow.step, len(pixels))
 
 
 def _stacked_step(pairs) -> Callable[[], object]:

@@ -156,6 +156,10 @@ class TrainConfig:
     compile: bool = setting(
         "compile the repeated blocks with torch.compile: slow first steps, then faster", False
     )
+    shard: bool = setting(
+        "spread the frozen model over the processes of the run (FSDP): less memory for each, more traffic",
+        False,
+    )
     max_grad_norm: float = setting("clip the gradient to this norm (0: never)", 1.0, low=0)
     skip_not_finite: int = setting(
         "leave out so many steps whose loss or gradient is not a finite number, then stop (0: stop at the first)",
@@ -187,6 +191,8 @@ class TrainConfig:
                 f"--partner-prompts has {len(self.partner_prompts)} captions for "
                 f"{len(self.partner_dirs)} partners: give one each, or none"
             )
+        if self.shard and (self.compile or self.quantize != "none"):
+            raise UserError("--shard goes without --compile and --quantize: choose one of them")
         if self.basis == "exact" and self.rank < 2:
             raise UserError("--rank 1 cannot be split in two: the exact basis needs a rank of 2 or more")
 

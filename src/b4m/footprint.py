@@ -7,17 +7,15 @@ import psutil
 import torch
 import torch.nn.functional as F
 from diffusers import UNet2DConditionModel
-from diffusers.models.attention import BasicTransformerBlock
-from diffusers.models.resnet import ResnetBlock2D
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from .config import TrainConfig
+from .frozen import BLOCKS
 from .objective import in_parts
 from .sdxl import Cache
 
 LEARNABLE = 12  # bytes a learnable number needs besides itself: gradient and two moments, float32
-CHECKPOINTED = (BasicTransformerBlock, ResnetBlock2D)  # what Diffusers recomputes
 OPTIONS = "--rows-per-pass 1, --gradient-checkpointing, --mixed-precision bf16"
 
 
@@ -54,7 +52,7 @@ def _activations(unet: UNet2DConditionModel, cache: Cache, checkpointing: bool) 
         inside.append(_bytes(list(kept.values())[marks.pop() :]))
 
     for module in like.modules():
-        if isinstance(module, CHECKPOINTED):
+        if isinstance(module, BLOCKS):
             module.register_forward_pre_hook(enter)
             module.register_forward_hook(leave)
     given = _to_meta(cache.conditioning(torch.zeros(1, dtype=torch.long, device=cache.latents.device)))
@@ -130,12 +128,16 @@ def estimate_line(
     rows: int,
     config: TrainConfig,
     parameters: Sequence[Tensor],
+    processes: int,
 ) -> str:
     """What a run says before its first step: what it will need at most beside what is free, and what would help."""
     at_once = in_parts(rows, config.rows_per_pass or rows)[0].stop
     parts = estimate(unet, cache, at_once, config.gradient_checkpointing, parameters)
-    more = sum(parts.values()) - parts["model"]  # the model is there already
-    free = free_bytes(unet.device)
+    if config.shard:
+        parts["model"] //= processes
+    device = cache.latents.device
+    more = sum(parts.values()) - (parts["model"] if unet.device == device else 0)  # then it is there already
+    free = free_bytes(device)
     told = ", ".join(f"{name} {size / 1e9:.2f}" for name, size in parts.items())
     line = f"memory: about {sum(parts.values()) / 1e9:.2f} GB ({told}); {more / 1e9:.2f} to come, {free / 1e9:.2f} free"
     return line if more <= free else f"{line}: expect it to run out, and try {OPTIONS}"

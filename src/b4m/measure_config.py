@@ -161,8 +161,11 @@ class BenchConfig:
     gradient_checkpointing: bool = setting("recompute the forward pass: less memory, more time", False)
     rows_per_pass: int | None = setting("rows in one pass (default: all)", None, low=1)
     compile: bool = setting("compile the repeated blocks of our own contenders with torch.compile", False)
-    rivals: bool = setting(
-        "measure the published flow, an ordinary LoRA and other optimizers beside ours", True
+    rivals: str = setting(
+        "what to measure beside ours: the published flow, an ordinary LoRA and other optimizers; light leaves out the "
+        "published flow, which needs a copy of the model in float32",
+        "all",
+        choices=("all", "light", "none"),
     )
 
     def __post_init__(self) -> None:

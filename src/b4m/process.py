@@ -11,8 +11,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 import torch
-from accelerate import Accelerator
-from torch import Tensor
+from accelerate import Accelerator, DistributedType
 
 from .errors import UserError
 
@@ -92,41 +91,52 @@ def signals() -> Iterator[list[int]]:
 
 
 NO_MEMORY = "DefaultCPUAllocator: can't allocate memory"
+CONNECTION = ("gloo", "NCCL")  # what joins processes names itself when one is gone or a time has run out
 
 
 @contextmanager
-def memory_advice() -> Iterator[None]:
-    """Too little memory is a matter of settings: raises UserError in place of torch's own error."""
+def advice() -> Iterator[None]:
+    """For what is not the program's fault, UserError in place of torch's: too little memory, another process gone."""
     try:
         yield
     except (RuntimeError, MemoryError) as error:  # torch.OutOfMemoryError is a RuntimeError
-        if not isinstance(error, torch.OutOfMemoryError | MemoryError) and NO_MEMORY not in str(error):
-            raise
-        raise UserError(
-            "the memory is not enough: try --rows-per-pass 1, --gradient-checkpointing and "
-            "--mixed-precision bf16, in this order; the last saved state stays"
-        ) from error
+        if isinstance(error, torch.OutOfMemoryError | MemoryError) or NO_MEMORY in str(error):
+            raise UserError(
+                "the memory is not enough: try --rows-per-pass 1, --gradient-checkpointing and "
+                "--mixed-precision bf16, in this order; the last saved state stays"
+            ) from error
+        if any(word in str(error) for word in CONNECTION):
+            raise UserError(
+                "another process of this run has ended, and says why itself; the last saved state stays"
+            ) from error
+        raise
+
+
+WRAPPERS = (DistributedType.FSDP, DistributedType.DEEPSPEED, DistributedType.MEGATRON_LM)
 
 
 def accelerator(mixed_precision: str, tracker: str, folder: str) -> Accelerator:
     """Devices, processes, precision and tracker. Raises UserError for what this machine does not have."""
     log_with = None if tracker == "none" else tracker
     try:
-        return Accelerator(mixed_precision=mixed_precision, log_with=log_with, project_dir=folder)
+        made = Accelerator(mixed_precision=mixed_precision, log_with=log_with, project_dir=folder)
     except (ValueError, ImportError) as error:
         raise UserError(
             f"--mixed-precision {mixed_precision}, --tracker {tracker}: not possible here: "
             f"{' '.join(str(error).split())[:200]}"
         ) from error
-
-
-def mean(accelerator: Accelerator, values: Tensor) -> Tensor:
-    """`values` averaged over all processes. Raises UserError when one of them has gone."""
-    try:
-        return accelerator.reduce(values, "mean")
-    except RuntimeError as error:  # of gloo or NCCL: a connection closed, a time run out
-        if accelerator.num_processes == 1 or isinstance(error, torch.OutOfMemoryError):
-            raise
+    if made.distributed_type in WRAPPERS:
         raise UserError(
-            "another process of this run has ended, and says why itself; the last saved state stays"
-        ) from error
+            f"accelerate is set to {made.distributed_type.value}, whose wrappers are no use here: launch without it, "
+            "and give --shard to spread the frozen model over the processes"
+        )
+    return made
+
+
+def check_shard(wanted: bool, accelerator: Accelerator) -> None:
+    """Raises UserError where there is nothing to spread a model over."""
+    if wanted and accelerator.num_processes == 1:
+        raise UserError(
+            "--shard spreads the model over processes, and this run has one: start several, for example "
+            "accelerate launch --num_processes 2"
+        )

@@ -9,7 +9,7 @@ import torch
 from diffusers import AutoencoderKL, StableDiffusionXLPipeline, UNet2DConditionModel
 from diffusers.training_utils import free_memory
 from PIL import Image
-from torch import Tensor, nn
+from torch import Tensor
 
 from .adapter import unet_hash
 from .errors import UserError
@@ -130,35 +130,12 @@ def vae_factor(vae: AutoencoderKL) -> int:
     return 2 ** (len(vae.config.block_out_channels) - 1)
 
 
-def compile_blocks(unet: UNet2DConditionModel, **options) -> None:
-    """torch.compile of the blocks that repeat, once for each shape; what cannot be compiled runs as it is.
-
-    options: torch.compile's. The first steps are slower: the kernels are made when they are first needed.
-    """
-    torch._dynamo.config.suppress_errors = True  # no compiler on this machine, say
-    unet.compile_repeated_blocks(**options)
-
-
-def quantize(unet: UNet2DConditionModel) -> None:
-    """The linear layers of the transformer blocks in 8 bits, a scale for each row; all else stays as it is.
-
-    Raises UserError without torchao.
-    """
-    try:
-        from torchao.quantization import Int8WeightOnlyConfig, quantize_
-    except ImportError as error:
-        raise UserError("--quantize int8 needs the package torchao: pip install torchao") from error
-    quantize_(
-        unet,
-        Int8WeightOnlyConfig(),
-        lambda module, name: isinstance(module, nn.Linear) and "transformer_blocks" in name,
-    )
-
-
 @torch.no_grad()
 def encode_prompts(pipe: StableDiffusionXLPipeline, prompts: Sequence[str]) -> tuple[Tensor, Tensor]:
     """Prompts (k) -> hidden states of both text encoders (k, tokens, width), pooled one (k, pooled width)."""
-    hidden, _, pooled, _ = pipe.encode_prompt(list(prompts), do_classifier_free_guidance=False)
+    hidden, _, pooled, _ = pipe.encode_prompt(
+        list(prompts), device=pipe.text_encoder.device, do_classifier_free_guidance=False
+    )
     return hidden, pooled
 
 
@@ -168,7 +145,9 @@ def encode_guided(
 ) -> dict[str, Tensor]:
     """The four embeddings of guided sampling, named as in the pipeline's call, in the UNet's dtype."""
     encoded = pipe.encode_prompt(
-        list(prompts), negative_prompt=None if negative is None else [negative] * len(prompts)
+        list(prompts),
+        device=pipe.text_encoder.device,
+        negative_prompt=None if negative is None else [negative] * len(prompts),
     )
     names = (
         "prompt_embeds",
@@ -228,12 +207,21 @@ class Cache:
         return {"encoder_hidden_states": self.hidden[prompt], "added_cond_kwargs": added}
 
 
-def prepare(pipe: StableDiffusionXLPipeline, pictures: Sequence[Picture], prompts: Sequence[str]) -> Cache:
-    """Encode `pictures` and their `prompts` (one each) on the pipeline's device; equal prompts once."""
+def prepare(
+    pipe: StableDiffusionXLPipeline,
+    pictures: Sequence[Picture],
+    prompts: Sequence[str],
+    device: torch.device | str = "cpu",
+) -> Cache:
+    """Encode `pictures` and their `prompts` (one each) on `device`; equal prompts once.
+
+    Text encoders and VAE go to the device for it, the UNet does not: it finds there the room that they leave.
+    """
+    for part in (pipe.vae, pipe.text_encoder, pipe.text_encoder_2):
+        part.to(device)
     unique = list(dict.fromkeys(prompts))
     hidden, pooled = encode_prompts(pipe, unique)
-    size = pictures[0].pixels.shape[-1]
-    device, dtype = pipe.unet.device, pipe.unet.dtype
+    size, dtype = pictures[0].pixels.shape[-1], pipe.unet.dtype
     return Cache(
         latents=torch.cat([encode_images(pipe.vae, picture.pixels[None]) for picture in pictures]).to(device),
         hidden=hidden.to(device, dtype),

@@ -21,6 +21,7 @@ from .checkpoint import load_state, save_state
 from .config import TrainConfig
 from .errors import UserError
 from .footprint import estimate_line
+from .frozen import place, quantize
 from .generate import grid, sample, save_png
 from .guard import check_weights, suspects
 from .lock import exclusive
@@ -29,16 +30,16 @@ from .objective import draw, in_parts, objective, row_weights, terms
 from .plp import HALVES
 from .process import (
     accelerator,
+    advice,
+    check_shard,
     check_writable,
     deterministic,
-    mean,
-    memory_advice,
     package_version,
     peak_mb,
     signals,
 )
 from .resume import check_same, check_steps, made_by, pack, settings_of, unpack
-from .sdxl import DTYPES, Cache, check_size, compile_blocks, encode_guided, free, load_base, prepare, quantize
+from .sdxl import DTYPES, Cache, check_size, encode_guided, free, load_base, prepare
 from .stacks import Stacks
 
 
@@ -77,7 +78,7 @@ def train(config: TrainConfig) -> TrainResult:
 def _loop(run: "Run") -> None:
     """From the step that the run stands at to its last one, and its result."""
     config = run.config
-    with deterministic(), memory_advice():
+    with deterministic(), advice():
         run.load()
         with signals() as received:
             bar = tqdm(
@@ -120,6 +121,7 @@ class Run:
         self.main = self.accelerator.is_main_process
         self.folder = Path(config.output_dir)
         check_writable(self.folder)
+        check_shard(config.shard, self.accelerator)
         self.stage = stages.gather(config)
         self.path = self.folder / self.stage.plan.result
         self.settings = settings_of(config, self.stage.facts(), self.accelerator.num_processes)
@@ -147,9 +149,7 @@ class Run:
         self.adapter: Adapter = stages.install(self.stage, pipe.unet, config.base_model)
         if config.quantize == "int8":
             quantize(pipe.unet)  # before it goes to the device, which need not hold it whole
-        pipe.to(self.accelerator.device)
-        self.adapter.to(self.accelerator.device)
-        cache = prepare(pipe, self.stage.pictures, self.stage.prompts)
+        cache = prepare(pipe, self.stage.pictures, self.stage.prompts, self.accelerator.device)
         self.preview_prompts = [config.preview_prompt or stages.preview_prompt(config)]
         self.embeddings = encode_guided(pipe, self.preview_prompts, None) if config.preview_every else None
         free(pipe, keep_vae=bool(config.preview_every))
@@ -158,18 +158,18 @@ class Run:
     def equip(self, pipe, cache: Cache) -> None:
         """What a step needs, around an adapted UNet and the rows it will see (pipe: its UNet and scheduler)."""
         config, self.pipe, self.cache = self.config, pipe, cache
-        self.is_target = self.stage.is_target.to(self.accelerator.device)
-        self.alphas_cumprod: Tensor = pipe.scheduler.alphas_cumprod.to(self.accelerator.device, torch.float32)
-        self.prediction_type: str = pipe.scheduler.config.prediction_type
-        if config.gradient_checkpointing:
-            pipe.unet.enable_gradient_checkpointing()
-        if config.compile:
-            compile_blocks(pipe.unet)
+        device, processes = self.accelerator.device, self.accelerator.num_processes
         self.named = {
             f"{half}/{layer}": parameter
             for half in HALVES
             for layer, parameter in zip(self.adapter.layers, self.adapter.parameters_of(half), strict=True)
         }
+        learnable = list(self.named.values())
+        self.say(estimate_line(pipe.unet, cache, self.stage.rows, config, learnable, processes))
+        place(pipe.unet, config, device)
+        self.is_target = self.stage.is_target.to(device)
+        self.alphas_cumprod: Tensor = pipe.scheduler.alphas_cumprod.to(device, torch.float32)
+        self.prediction_type: str = pipe.scheduler.config.prediction_type
         self.stacks = Stacks(self.adapter.pairs())
         self.optimizer = self.accelerator.prepare_optimizer(stages.optimizer(self.stage, config, self.stacks))
         if self.step:
@@ -181,7 +181,6 @@ class Run:
             num_training_steps=config.steps,
             last_epoch=self.step - 1,
         )
-        self.say(estimate_line(pipe.unet, cache, self.stage.rows, config, self.stacks.parameters))
         self.book.start(self.stage.shown(), config.tracker)
         if self.step and _due(
             config.preview_every, self.step - 1
@@ -232,7 +231,7 @@ class Run:
     def average(self, values: Tensor, stop: bool) -> tuple[float, float, float, bool]:
         """The three losses over all processes, and whether any of them was told to stop."""
         flags = torch.cat([values, values.new_tensor([float(stop)])])
-        loss, target, partner, stopped = mean(self.accelerator, flags).tolist()
+        loss, target, partner, stopped = self.accelerator.reduce(flags, "mean").tolist()
         return loss, target, partner, stopped > 0
 
     def average_gradients(self) -> None:
@@ -240,7 +239,7 @@ class Run:
         if self.accelerator.num_processes == 1:
             return
         for parameter in self.stacks.parameters:
-            parameter.grad.copy_(mean(self.accelerator, parameter.grad))
+            parameter.grad.copy_(self.accelerator.reduce(parameter.grad, "mean"))
 
     def advance(self, loss: float) -> bool:
         """The optimizer's step on what the passes have left. -> False, nothing moved: something is not finite."""
@@ -274,7 +273,7 @@ class Run:
     def preview(self, taken: int, again: bool = True) -> None:
         """Draw the sample pictures; they have seeds of their own and leave the training as it is."""
         path = self.folder / "previews" / f"step-{taken:06d}.png"
-        if self.main and (again or not path.exists()):
+        if (self.main or self.config.shard) and (again or not path.exists()):
             pictures = sample(
                 self.pipe,
                 self.preview_prompts,
@@ -282,7 +281,8 @@ class Run:
                 size=self.config.resolution,
                 embeddings=self.embeddings,
             )
-            save_png(path, grid(pictures, 1), {"prompt": self.preview_prompts[0], "step": str(taken)})
+            if self.main:
+                save_png(path, grid(pictures, 1), {"prompt": self.preview_prompts[0], "step": str(taken)})
 
     def save_state(self) -> None:
         """All that the next step depends on. Raises UserError rather than keep weights that are not finite."""
