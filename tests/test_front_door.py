@@ -41,8 +41,14 @@ def test_readme_flags_are_flags():
 
     for settings in (GenerateConfig, ExportConfig, EvaluateConfig, InspectConfig, StudyConfig, BenchConfig):
         known |= {f"--{name.replace('_', '-')}" for name in settings.__dataclass_fields__}
-    known |= {"--content", "--style", "--output", "--preset"}  # of the quickstart
-    assert set(re.findall(r"(?<=[\s`(])--[a-z-]+", README)) <= known
+    known |= {
+        "--content",
+        "--style",
+        "--output",
+        "--preset",
+        "--num_processes",
+    }  # of the quickstart and accelerate
+    assert set(re.findall(r"(?<=[\s`(])--[a-z_-]+", README)) <= known
 
 
 def test_ci_runs_the_readme_test_command():

@@ -137,6 +137,6 @@ def check_shard(wanted: bool, accelerator: Accelerator) -> None:
     """Raises UserError where there is nothing to spread a model over."""
     if wanted and accelerator.num_processes == 1:
         raise UserError(
-            "--shard spreads the model over processes, and this run has one: start several, for example "
-            "accelerate launch --num_processes 2"
+            "--shard spreads the model over processes, and this run has one: start several with accelerate launch "
+            "--num_processes 2 on GPUs, with torchrun --nproc_per_node 2 on CPUs"
         )
