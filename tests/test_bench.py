@@ -11,6 +11,7 @@ from b4m import bench as measured
 from b4m import bench_models, riemannian, rivals
 from b4m.adapter import Adapter
 from b4m.bench import bench
+from b4m.bench_profile import tflop
 from b4m.bench_report import shown
 from b4m.cli import main
 from b4m.errors import UserError
@@ -192,6 +193,14 @@ def test_float32_alone_still_preconditions(monkeypatch):
     )
 
 
+def test_attention_on_a_cpu_counts_both_ways():
+    q, k, v = (torch.randn(2, 3, 64, 16, requires_grad=True) for _ in range(3))
+    product = 2 * 2 * 3 * 64 * 64 * 16  # one of two forward, of five backward, where the first is made again
+    attend = torch.nn.functional.scaled_dot_product_attention
+    assert tflop(lambda: attend(q, k, v)) == pytest.approx(2 * product / 1e12)
+    assert tflop(lambda: attend(q, k, v).sum().backward()) == pytest.approx(7 * product / 1e12)
+
+
 def test_estimate_is_what_autograd_keeps():
     unet, cache = unet_and_cache()
     adapter = Adapter.install(unet, BasisSpec(rank=4))
@@ -200,6 +209,9 @@ def test_estimate_is_what_autograd_keeps():
     assert three["activations"] == 3 * one["activations"]
     assert one["adapter"] == 12 * sum(p.numel() for p in parameters)
     assert one["model"] == sum(t.nbytes for t in (*unet.parameters(), *unet.buffers()))
+    spread = estimate(unet, cache, 1, False, parameters, shares=4)
+    frozen = sum(p.nbytes for p in unet.parameters() if not p.requires_grad)
+    assert spread == {**one, "model": one["model"] - frozen + frozen // 4}, "the adapter stays whole"
     checkpointed = estimate(unet, cache, 1, True, parameters)
     assert one["activations"] / 20 < checkpointed["activations"] < one["activations"] / 1.5
     kept = {}

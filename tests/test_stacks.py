@@ -1,4 +1,4 @@
-"""Stacks: layers see what moves their stack, stacks get what the layers got, and no number changes by it."""
+"""Stacks: layers see what moves their stack, stacks get what the layers got, and no number changes but by rounding."""
 
 import torch
 

@@ -508,7 +508,7 @@ def test_weights_that_are_not_finite_are_never_saved(settings, tmp_path, monkeyp
 def test_wrappers_that_would_not_see_the_halves_are_refused(kind, settings, tmp_path, monkeypatch):
     monkeypatch.setattr(Accelerator, "distributed_type", kind)
     with pytest.raises(
-        UserError, match=f"accelerate is set to {kind.value}.* launch without it, and give --shard"
+        UserError, match=f"accelerate is set to {kind.value}.* --multi_gpu instead, and give --shard"
     ):
         Run(settings("content", tmp_path / "run"))
     assert not (tmp_path / "run").exists()

@@ -4,15 +4,23 @@ from collections.abc import Callable
 
 import torch
 from torch.profiler import ProfilerActivity, profile
-from torch.utils.flop_counter import FlopCounterMode
+from torch.utils.flop_counter import FlopCounterMode, sdpa_backward_flop_count, sdpa_flop_count
 
 Step = Callable[[], None]
 OPERATORS = 12  # in the report, those that take longest
+CPU_ATTENTION = {  # which torch's counter does not know
+    torch.ops.aten._scaled_dot_product_flash_attention_for_cpu: lambda q, k, v, *_, **__: sdpa_flop_count(
+        q, k, v
+    ),
+    torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward: lambda dy, q, k, v, *_, **__: (
+        sdpa_backward_flop_count(dy, q, k, v)
+    ),
+}
 
 
 def tflop(step: Step) -> float:
-    """Arithmetic of matrix products and convolutions, in 1e12 operations."""
-    with FlopCounterMode(display=False) as counter:
+    """Arithmetic of matrix products, attention and convolutions, in 1e12 operations."""
+    with FlopCounterMode(display=False, custom_mapping=CPU_ATTENTION) as counter:
         step()
     return counter.get_total_flops() / 1e12
 

@@ -20,13 +20,22 @@ OPTIONS = "--rows-per-pass 1, --gradient-checkpointing, --mixed-precision bf16"
 
 
 def estimate(
-    unet: UNet2DConditionModel, cache: Cache, rows: int, checkpointing: bool, parameters: Sequence[Tensor]
+    unet: UNet2DConditionModel,
+    cache: Cache,
+    rows: int,
+    checkpointing: bool,
+    parameters: Sequence[Tensor],
+    shares: int = 1,
 ) -> dict[str, int]:
-    """Bytes of a step of `rows` rows at its peak: "model", "adapter" (gradients and moments), "activations"."""
-    model = sum(map(_held, (*unet.parameters(), *unet.buffers())))
+    """Bytes of a step of `rows` rows at its peak: "model", "adapter" (gradients and moments), "activations".
+
+    shares: over so many processes the frozen weights are spread.
+    """
+    frozen = sum(_held(parameter) for parameter in unet.parameters() if not parameter.requires_grad)
+    whole = sum(map(_held, (*unet.parameters(), *unet.buffers()))) - frozen
     adapter = LEARNABLE * sum(parameter.numel() for parameter in parameters)
     return {
-        "model": model,
+        "model": frozen // shares + whole,
         "adapter": adapter,
         "activations": rows * _activations(unet, cache, checkpointing),
     }
@@ -132,9 +141,8 @@ def estimate_line(
 ) -> str:
     """What a run says before its first step: what it will need at most beside what is free, and what would help."""
     at_once = in_parts(rows, config.rows_per_pass or rows)[0].stop
-    parts = estimate(unet, cache, at_once, config.gradient_checkpointing, parameters)
-    if config.shard:
-        parts["model"] //= processes
+    shares = processes if config.shard else 1
+    parts = estimate(unet, cache, at_once, config.gradient_checkpointing, parameters, shares)
     device = cache.latents.device
     more = sum(parts.values()) - (parts["model"] if unet.device == device else 0)  # then it is there already
     free = free_bytes(device)

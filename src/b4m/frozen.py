@@ -5,16 +5,11 @@ from diffusers import UNet2DConditionModel
 from diffusers.models.attention import BasicTransformerBlock
 from diffusers.models.resnet import ResnetBlock2D
 from torch import nn
-from torch.distributed.device_mesh import init_device_mesh
-from torch.distributed.fsdp import fully_shard
 
 from .config import TrainConfig
 from .errors import UserError
 
-BLOCKS = (
-    BasicTransformerBlock,
-    ResnetBlock2D,
-)  # what Diffusers recomputes in checkpointing, and what is sharded
+BLOCKS = (BasicTransformerBlock, ResnetBlock2D)  # what Diffusers recomputes, and what is sharded
 
 
 def place(unet: UNet2DConditionModel, config: TrainConfig, device: torch.device) -> None:
@@ -59,6 +54,10 @@ def shard(unet: UNet2DConditionModel, device: torch.device) -> None:
     Each process keeps its share on its device and gathers a block's weights when the block is due, in the backward
     pass once more. What has a gradient, B and D, stays whole everywhere. All processes must then call the UNet alike.
     """
+    # Here, for it is slow to import and not in every build of torch.
+    from torch.distributed.device_mesh import init_device_mesh
+    from torch.distributed.fsdp import fully_shard
+
     mesh = init_device_mesh(device.type, (torch.distributed.get_world_size(),))
     learnable = {parameter for parameter in unet.parameters() if parameter.requires_grad}
     blocks = [module for module in unet.modules() if isinstance(module, BLOCKS)]

@@ -90,8 +90,8 @@ def signals() -> Iterator[list[int]]:
             signal.signal(number, handler)
 
 
-NO_MEMORY = "DefaultCPUAllocator: can't allocate memory"
-CONNECTION = ("gloo", "NCCL")  # what joins processes names itself when one is gone or a time has run out
+NO_MEMORY = ("DefaultCPUAllocator: can't allocate memory", "out of memory")  # the second is NCCL's, too
+CONNECTION = ("gloo", "NCCL")  # what joins processes names itself
 
 
 @contextmanager
@@ -100,14 +100,16 @@ def advice() -> Iterator[None]:
     try:
         yield
     except (RuntimeError, MemoryError) as error:  # torch.OutOfMemoryError is a RuntimeError
-        if isinstance(error, torch.OutOfMemoryError | MemoryError) or NO_MEMORY in str(error):
+        text = " ".join(str(error).split())
+        if isinstance(error, torch.OutOfMemoryError | MemoryError) or any(word in text for word in NO_MEMORY):
             raise UserError(
                 "the memory is not enough: try --rows-per-pass 1, --gradient-checkpointing and "
                 "--mixed-precision bf16, in this order; the last saved state stays"
             ) from error
-        if any(word in str(error) for word in CONNECTION):
+        if int(os.environ.get("WORLD_SIZE", 1)) > 1 and any(word in text for word in CONNECTION):
             raise UserError(
-                "another process of this run has ended, and says why itself; the last saved state stays"
+                "another process of this run has ended and says why itself, or cannot be reached; the last saved "
+                f"state stays ({text[:200]})"
             ) from error
         raise
 
@@ -127,8 +129,8 @@ def accelerator(mixed_precision: str, tracker: str, folder: str) -> Accelerator:
         ) from error
     if made.distributed_type in WRAPPERS:
         raise UserError(
-            f"accelerate is set to {made.distributed_type.value}, whose wrappers are no use here: launch without it, "
-            "and give --shard to spread the frozen model over the processes"
+            f"accelerate is set to {made.distributed_type.value}, whose wrappers are no use here: launch with "
+            "accelerate launch --multi_gpu instead, and give --shard to spread the frozen model over the processes"
         )
     return made
 

@@ -28,6 +28,7 @@ FREE = {
     "gradient_checkpointing",
     "rows_per_pass",
     "compile",
+    "shard",
     "skip_not_finite",
 }
 GROWS = {"steps"}  # kept with the state, free to differ: the caller says what a change means
