@@ -106,9 +106,10 @@ def unpack(
     scaler: torch.amp.GradScaler | None,
 ) -> None:
     """Put back what `pack` took, bit for bit. UserError for an optimizer that was laid out otherwise."""
-    if [len(group["params"]) for group in meta["groups"]] != [
-        len(g["params"]) for g in optimizer.param_groups
-    ]:
+    then, now = (
+        [len(group["params"]) for group in groups] for groups in (meta["groups"], optimizer.param_groups)
+    )
+    if then != now:
         raise UserError(
             "the training state was saved by an earlier version, which kept its optimizer otherwise; go on with that "
             "version, or give another --output-dir"

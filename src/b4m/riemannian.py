@@ -1,7 +1,7 @@
 """Riemannian precondition (Sec. 4.3, Eq. 13-14): a half's gradient divided by its partner's Gram matrix."""
 
-from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from abc import abstractmethod
+from collections.abc import Iterable
 
 import torch
 from torch import Tensor
@@ -50,13 +50,8 @@ def _inverse(gram: Tensor, damping: float) -> Tensor:
     return torch.cholesky_inverse(factor)
 
 
-def _stacked(tensors: Sequence[Tensor]) -> Tensor:
-    """One more dimension in front, without a copy where there is one tensor."""
-    return torch.stack(list(tensors)) if len(tensors) > 1 else tensors[0].unsqueeze(0)
-
-
 class _Riemannian(Optimizer):
-    """Shared by both optimizers: pairs in two groups, stacked by shape to step, decoupled weight decay."""
+    """Shared by both optimizers: pairs in two groups, each preconditioned by its partner, decoupled weight decay."""
 
     def __init__(self, pairs: Iterable[tuple[Tensor, Tensor]], lr, **settings) -> None:
         pairs = list(pairs)
@@ -91,34 +86,29 @@ class _Riemannian(Optimizer):
             with torch.enable_grad():
                 loss = closure()
         content, style = self.param_groups
-        stacks = defaultdict(list)  # layers of one shape: one batched Cholesky for all of them
-        for index, pair in enumerate(zip(content["params"], style["params"], strict=True)):
+        pairs = list(zip(content["params"], style["params"], strict=True))
+        for index, pair in enumerate(pairs):
             if any(half.grad is None for half in pair):
                 raise ValueError(f"pair {index}: B or D has no gradient; each preconditions the other")
-            stacks[*(half.shape for half in pair), pair[0].device].append(pair)
-        for pairs in stacks.values():
-            halves = list(zip(*pairs, strict=True))  # all B, all D
-            stacked = [_stacked(half) for half in halves]
-            gradients = [_stacked([p.grad for p in half]) for half in halves]
-            directions = precondition(*stacked, *gradients, content["damping"])
-            for group, half, direction in zip(self.param_groups, halves, directions, strict=True):
-                wide = [p.to(direction.dtype) for p in half]  # the parameters themselves, if they are as wide
-                self._move(half, wide, list(direction.unbind()), group)
-                if wide[0] is not half[0]:
-                    torch._foreach_copy_(list(half), wide)  # rounded once
+        for B, D in pairs:
+            directions = precondition(B, D, B.grad, D.grad, content["damping"])
+            for group, half, direction in zip(self.param_groups, (B, D), directions, strict=True):
+                wide = half.to(direction.dtype)  # the parameter itself, if it is as wide
+                self._move(half, wide, direction, group)
+                if wide is not half:
+                    half.copy_(wide)  # rounded once
         return loss
 
-    def _move(
-        self, half: Sequence[Tensor], wide: list[Tensor], directions: list[Tensor], group: dict
-    ) -> None:
-        """Step `wide`, the parameters `half` in float32 or wider, along `directions`, in place."""
-        raise NotImplementedError
+    @abstractmethod
+    def _move(self, half: Tensor, wide: Tensor, direction: Tensor, group: dict) -> None:
+        """Step `wide`, the parameter `half` in float32 or wider, along `direction`, in place."""
 
 
 class RiemannianSGD(_Riemannian):
     """Eq. 13-14 as they stand, for pairs (B (m - d_out, r), D (r, n - d_in)); both step from old values.
 
-    A pair may be a stack of layers, with leading dimensions that both share.
+    A pair may be many layers of one shape at once, with leading dimensions that both share (b4m.stacks.Stacks): one
+    batched Cholesky for all of them, where pairs are stepped one after another.
     lr: one rate, or (content, style). Decoupled decay: B <- (1 - lr weight_decay) B - lr direction.
     param_groups are all B, then all D. Raises ValueError for a pair that is incomplete or differs in rank.
     """
@@ -126,9 +116,8 @@ class RiemannianSGD(_Riemannian):
     def __init__(self, pairs, lr=1e-4, damping: float = DAMPING, weight_decay: float = 0.0) -> None:
         super().__init__(pairs, lr, damping=damping, weight_decay=weight_decay)
 
-    def _move(self, half, wide, directions, group):
-        torch._foreach_mul_(wide, 1 - group["lr"] * group["weight_decay"])
-        torch._foreach_add_(wide, directions, alpha=-group["lr"])
+    def _move(self, half, wide, direction, group):
+        wide.mul_(1 - group["lr"] * group["weight_decay"]).add_(direction, alpha=-group["lr"])
 
 
 class RiemannianAdamW(_Riemannian):
@@ -144,17 +133,15 @@ class RiemannianAdamW(_Riemannian):
     ) -> None:  # fmt: skip
         super().__init__(pairs, lr, betas=betas, eps=eps, weight_decay=weight_decay, damping=damping)
 
-    def _move(self, half, wide, directions, group):
-        for p, d in zip(half, directions, strict=True):
-            if not self.state[p]:
-                moments = {"exp_avg": torch.zeros_like(d), "exp_avg_sq": torch.zeros_like(d)}
-                self.state[p] = {"step": torch.zeros((), device=d.device), **moments}
-        steps, means, squares = (
-            [self.state[p][key] for p in half] for key in ("step", "exp_avg", "exp_avg_sq")
-        )
+    def _move(self, half, wide, direction, group):
+        state = self.state[half]
+        if not state:
+            state["step"] = torch.zeros((), device=direction.device)
+            state["exp_avg"], state["exp_avg_sq"] = torch.zeros_like(direction), torch.zeros_like(direction)
         beta1, beta2 = group["betas"]
         adamw(
-            wide, directions, means, squares, [], steps, fused=half[0].device.type in FUSED,
+            [wide], [direction], [state["exp_avg"]], [state["exp_avg_sq"]], [], [state["step"]],
+            fused=half.device.type in FUSED,
             amsgrad=False, maximize=False, beta1=beta1, beta2=beta2,
             lr=group["lr"], weight_decay=group["weight_decay"], eps=group["eps"],
         )  # fmt: skip
