@@ -6,7 +6,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent
 sys.path.insert(0, str(ROOT / "src"))
 
-from b4m.cli import main  # noqa: E402  (the line above makes a fresh clone importable)
+from b4m.apps.cli import main  # noqa: E402  (the line above makes a fresh clone importable)
 
 FUSED = ROOT / "outputs/second_stage/pytorch_lora_weights.safetensors"
 

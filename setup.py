@@ -37,5 +37,5 @@ setup(
         "quantize": ["torchao>=0.18"],
         "dev": ["torchao>=0.18", "pytest>=8", "hypothesis>=6", "ruff>=0.6"],
     },
-    entry_points={"console_scripts": ["b4m=b4m.cli:main"]},
+    entry_points={"console_scripts": ["b4m=b4m.apps.cli:main"]},
 )

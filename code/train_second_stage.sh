@@ -13,9 +13,9 @@ options=(
 [ -z "${PRESET:-}" ] || options+=(--preset "$PRESET")
 [ -z "${BASE_MODEL:-}" ] || options+=(--base-model "$BASE_MODEL")  # and with it the sdxl preset, unless PRESET is set
 [ -z "${VAE:-}" ] || options+=(--vae "$VAE")
-python -m b4m.cli second-stage "${options[@]}" "$@" --dry-run > /dev/null  # bad input ends here, in one line
+python -m b4m second-stage "${options[@]}" "$@" --dry-run > /dev/null  # bad input ends here, in one line
 export OMP_NUM_THREADS="${OMP_NUM_THREADS:-$(getconf _NPROCESSORS_ONLN)}"
 # One process needs no launcher: it gets our signals, and its exit status (2, 130, 143) is ours. The launcher's is 1.
-[ "${PROCESSES:-1}" != 1 ] || exec python -m b4m.cli second-stage "${options[@]}" "$@"
+[ "${PROCESSES:-1}" != 1 ] || exec python -m b4m second-stage "${options[@]}" "$@"
 exec accelerate launch --quiet --num_processes "$PROCESSES" --num_machines 1 --mixed_precision no --dynamo_backend no \
-  --num_cpu_threads_per_process "$OMP_NUM_THREADS" --module b4m.cli second-stage "${options[@]}" "$@"
+  --num_cpu_threads_per_process "$OMP_NUM_THREADS" --module b4m second-stage "${options[@]}" "$@"

@@ -19,20 +19,24 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[1]
 
 import torch
-from diffusers import StableDiffusionXLPipeline
 from PIL import Image
 
-from b4m.cli import quiet
-from b4m.config import EMBEDDED, PRESETS, TrainConfig, resolve
-from b4m.errors import UserError
-from b4m.evaluate import load_extractors, score
-from b4m.generate import attach, grid, sample, save_png
-from b4m.images import load_folder
-from b4m.manifest import Shot, write_manifest
-from b4m.metrics import Interval, interval
-from b4m.sdxl import load_base
-from b4m.storage import write_atomic, write_text
-from b4m.train import TrainResult, train
+from b4m.apps.cli import quiet
+from b4m.backbones.protocol import Backbone
+from b4m.backbones.registry import open_backbone
+from b4m.config.presets import EMBEDDED, PRESETS
+from b4m.config.resolve import resolve
+from b4m.config.training import JOBS, TrainConfig
+from b4m.core.errors import UserError
+from b4m.core.storage import write_atomic, write_text
+from b4m.data.images import load_folder
+from b4m.evaluation.evaluate import load_extractors, score
+from b4m.evaluation.manifest import Shot, write_manifest
+from b4m.evaluation.metrics import Interval, interval
+from b4m.sampling.attach import attach
+from b4m.sampling.grid import grid
+from b4m.sampling.sample import sample, save_png
+from b4m.training.loop import TrainResult, train
 
 REFERENCES = ROOT / "examples" / "references"
 SEEDS = range(16)  # of the scored pictures, for each of the four prompts
@@ -79,9 +83,8 @@ def train_all(content: str, style: str, output: Path) -> dict[str, tuple[TrainCo
     done = {}
     for stage, settings in jobs.items():
         config = resolve(
-            TrainConfig,
+            JOBS[stage],
             preset="embedded",
-            stage=stage,
             base_model=str(ROOT / EMBEDDED),
             output_dir=str(output / stage),
             **settings,
@@ -91,13 +94,13 @@ def train_all(content: str, style: str, output: Path) -> dict[str, tuple[TrainCo
 
 
 def draw(
-    pipe: StableDiffusionXLPipeline, files: dict[str, Path], asked: list[str], seeds
+    backbone: Backbone, files: dict[str, Path], asked: list[str], seeds
 ) -> list[Image.Image]:
     """Every prompt with every seed, with `files` attached (none: the base model)."""
-    attach(pipe, **{name: str(path) for name, path in files.items()})
+    attach(backbone, **{name: str(path) for name, path in files.items()})
     texts = [text for text in asked for _ in seeds]
     dials = DIALS if files else {}
-    return sample(pipe, texts, [*seeds] * len(asked), guidance=GUIDANCE, **dials)
+    return sample(backbone, texts, [*seeds] * len(asked), guidance=GUIDANCE, **dials)
 
 
 SCORES = {
@@ -196,7 +199,7 @@ def main() -> int:
         "fused before the second stage": pair,
         "fused after it": {"lora_file": stages["second"][1].path},
     }
-    pipe = load_base(str(ROOT / EMBEDDED))
+    backbone = open_backbone(str(ROOT / EMBEDDED))
     asked = prompts(content, style)
     shown = [
         asked[0],
@@ -204,13 +207,13 @@ def main() -> int:
         f"a photo of a snq {content} on a teal background",
         f"a purple house in w@z {style} style",
     ]
-    columns = {name: draw(pipe, files, shown, GRID_SEEDS) for name, files in variants.items()}
+    columns = {name: draw(backbone, files, shown, GRID_SEEDS) for name, files in variants.items()}
     for _, result in stages.values():
         write_atomic(
             output / result.path.name, lambda partial, made=result.path: shutil.copyfile(made, partial)
         )
     save_png(output / "grid.png", show(columns, shown, content, style), {"content": content, "style": style})
-    drawn = {name: draw(pipe, files, asked, SEEDS) for name, files in variants.items()}
+    drawn = {name: draw(backbone, files, asked, SEEDS) for name, files in variants.items()}
     scores = measure(drawn, asked, content, style, output)
 
     report = {

@@ -12,9 +12,10 @@ from diffusers import AutoencoderKL, EulerDiscreteScheduler, StableDiffusionXLPi
 from PIL import Image
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer
 
-from b4m.config import TrainConfig, resolve
-from b4m.errors import UserError
-from b4m.train import train
+from b4m.config.resolve import resolve
+from b4m.config.training import JOBS, TrainConfig
+from b4m.core.errors import UserError
+from b4m.training.loop import train
 
 torch.set_num_threads(1)
 gc.collect()
@@ -162,7 +163,7 @@ def settings(tiny_base, folders):
         else:
             partners = folders["styles" if stage == "content" else "contents"]
             base |= {f"{stage}_dir": folders[stage], "partner_dirs": partners}
-        return resolve(TrainConfig, "embedded", stage=stage, **{**base, **changes})
+        return resolve(JOBS[stage], "embedded", **{**base, **changes})
 
     return make
 

@@ -10,8 +10,10 @@ from pathlib import Path
 import pytest
 import yaml
 
-from b4m.cli import main
-from b4m.config import PRESETS, TrainConfig, resolve
+from b4m.apps.cli import main
+from b4m.config.presets import PRESETS
+from b4m.config.resolve import resolve
+from b4m.config.training import TrainConfig
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -35,9 +37,11 @@ def test_readme_names_only_what_is_there():
 
 def test_readme_flags_are_flags():
     known = {f"--{name.replace('_', '-')}" for name in (*TrainConfig.__dataclass_fields__, "dry_run", "help")}
-    from b4m.config import GenerateConfig
-    from b4m.export_config import ExportConfig
-    from b4m.measure_config import BenchConfig, EvaluateConfig, InspectConfig, StudyConfig
+    from b4m.benchmarking.settings import BenchConfig
+    from b4m.config.sampling import GenerateConfig
+    from b4m.evaluation.settings import EvaluateConfig, InspectConfig
+    from b4m.files.settings import ExportConfig
+    from b4m.studies.settings import StudyConfig
 
     for settings in (GenerateConfig, ExportConfig, EvaluateConfig, InspectConfig, StudyConfig, BenchConfig):
         known |= {f"--{name.replace('_', '-')}" for name in settings.__dataclass_fields__}

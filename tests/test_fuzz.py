@@ -16,12 +16,14 @@ from conftest import picture
 from hypothesis import HealthCheck, Phase, given, seed, settings
 from hypothesis import strategies as st
 
-from b4m.checkpoint import Concept, describe, load_concept, save_concept
-from b4m.errors import UserError
-from b4m.images import load_folder
-from b4m.lora_file import DIALECTS, load_lora, save_lora
-from b4m.plp import BasisSpec
-from b4m.storage import fingerprint, read_tensors, write_tensors
+from b4m.apps.info import describe
+from b4m.core.errors import UserError
+from b4m.core.storage import fingerprint, read_tensors, write_tensors
+from b4m.data.images import load_folder
+from b4m.files.concept import Concept, load_concept, save_concept
+from b4m.files.dialects import DIALECTS
+from b4m.files.lora import load_lora, save_lora
+from b4m.maths.plp import BasisSpec
 
 SECONDS = 60  # a case that takes longer hangs
 GROWTH = 200 * 2**20  # bytes that all cases together may leave behind

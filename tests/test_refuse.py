@@ -15,19 +15,24 @@ import torch
 from conftest import picture, refused
 from safetensors.torch import load_file
 
-from b4m import images, storage
-from b4m.checkpoint import describe, load_concept, save_concept
-from b4m.cli import main
-from b4m.config import GenerateConfig, TrainConfig
-from b4m.doctor import DoctorConfig
-from b4m.errors import UserError
-from b4m.export_config import ExportConfig, SplitConfig
-from b4m.images import load_folder
-from b4m.lock import exclusive
-from b4m.lora_file import load_lora
-from b4m.measure_config import BenchConfig, EvaluateConfig, InspectConfig, StudyConfig
-from b4m.sdxl import load_base
-from b4m.train import train
+from b4m.apps.cli import main
+from b4m.apps.doctor import DoctorConfig
+from b4m.apps.info import describe
+from b4m.backbones.sdxl import load_base
+from b4m.benchmarking.settings import BenchConfig
+from b4m.config.sampling import GenerateConfig
+from b4m.config.training import TrainConfig
+from b4m.core import storage
+from b4m.core.errors import UserError
+from b4m.core.lock import exclusive
+from b4m.data import images
+from b4m.data.images import load_folder
+from b4m.evaluation.settings import EvaluateConfig, InspectConfig
+from b4m.files.concept import load_concept, save_concept
+from b4m.files.lora import load_lora
+from b4m.files.settings import ExportConfig, SplitConfig
+from b4m.studies.settings import StudyConfig
+from b4m.training.loop import train
 
 ROOT = Path(__file__).parent.parent
 UP, DOWN = ("unet.mid_block.attn1.to_q.lora_B.weight", "unet.mid_block.attn1.to_q.lora_A.weight")
@@ -114,9 +119,9 @@ def test_memory_that_is_not_there_is_told_in_one_line(settings, tmp_path, monkey
     def greedy(*_):
         torch.empty(2**50)
 
-    monkeypatch.setattr("b4m.train.prepare", greedy)
+    monkeypatch.setattr("b4m.training.loop.prepare", greedy)
     refused(lambda: train(settings("content", tmp_path)), "memory", "--rows-per-pass 1")
-    monkeypatch.setattr("b4m.train.prepare", lambda *_: torch.zeros(2) @ torch.zeros(3))
+    monkeypatch.setattr("b4m.training.loop.prepare", lambda *_: torch.zeros(2) @ torch.zeros(3))
     with pytest.raises(RuntimeError, match="size"):  # any other error of torch stays what it is
         train(settings("content", tmp_path))
 

@@ -1,0 +1,329 @@
+"""The command line: one subcommand per job, its flags made from the settings of the job."""
+
+import argparse
+import dataclasses
+import logging
+import os
+import sys
+import typing
+from collections.abc import Sequence
+from typing import Any, NoReturn
+
+from ..benchmarking.settings import BenchConfig
+from ..config.fields import flag, to_yaml
+from ..config.presets import DEFAULT, PRESETS
+from ..config.resolve import presets_of, resolve
+from ..config.sampling import GenerateConfig
+from ..config.training import ContentConfig, JointConfig, SecondConfig, StyleConfig, TrainConfig
+from ..core.errors import UserError
+from ..evaluation.settings import EvaluateConfig, InspectConfig
+from ..files.settings import ExportConfig, SplitConfig
+from ..studies.settings import StudyConfig
+from .doctor import DoctorConfig, doctor
+
+
+@dataclasses.dataclass(frozen=True)
+class Command:
+    """One subcommand: what it is for, an example, and the settings behind its flags."""
+
+    help: str
+    example: str
+    settings: type | None = None
+    argument: str | None = None  # the field that is given without a flag
+
+
+COMMANDS = {
+    "train-content": Command(
+        "Learn what a thing looks like from 3 to 5 pictures of it; writes content.safetensors.",
+        "b4m train-content --content-dir my_bear/ --content-class teddybear --partner-dirs styles/*.png "
+        "--output-dir outputs/bear",
+        ContentConfig,
+    ),
+    "train-style": Command(
+        "Learn how a style looks from 1 to 3 pictures in it; writes style.safetensors.",
+        "b4m train-style --style-dir chalk/ --style-class chalk --partner-dirs things/*.png "
+        "--output-dir outputs/chalk",
+        StyleConfig,
+    ),
+    "second-stage": Command(
+        "Bring a content and a style together; writes pytorch_lora_weights.safetensors, a LoRA for any tool.",
+        "b4m second-stage --content-file outputs/bear/content.safetensors "
+        "--style-file outputs/chalk/style.safetensors --content-dir my_bear/ --style-dir chalk/ "
+        "--output-dir outputs/fused",
+        SecondConfig,
+    ),
+    "train-joint": Command(
+        "Learn one content and one style in one run: what the paper compares with (JTtrain at --ratio 0 "
+        "--no-routing).",
+        "b4m train-joint --content-dir my_bear/ --style-dir chalk/ --ratio 0 --no-routing --output-dir outputs/joint",
+        JointConfig,
+    ),
+    "train": Command(
+        "Train another registered method: b4m train METHOD, or METHOD:JOB; its flags come after its name.",
+        "b4m train mymethod --content-dir my_bear/ --output-dir outputs/bear",
+        argument="method",
+    ),
+    "generate": Command(
+        "Draw pictures, with a dial for the content and a dial for the style.",
+        "b4m generate --lora-file outputs/fused/pytorch_lora_weights.safetensors "
+        "--prompts 'a photo of snq teddybear in w@z chalk style' --seeds 1 2 3 --style-strength 0.8 --grid",
+        GenerateConfig,
+    ),
+    "export": Command(
+        "Write content and style files, or a LoRA file, as one LoRA file for any tool, or merged into the UNet.",
+        "b4m export --content-file outputs/bear/content.safetensors "
+        "--style-file outputs/chalk/style.safetensors "
+        "--output bear_chalk.safetensors --dialect kohya-original",
+        ExportConfig,
+    ),
+    "split": Command(
+        "Take a fused LoRA file apart again; writes content.safetensors and style.safetensors.",
+        "b4m split --lora-file outputs/fused/pytorch_lora_weights.safetensors --output-dir outputs/apart",
+        SplitConfig,
+    ),
+    "evaluate": Command(
+        "Score pictures: content, style and prompt alignment with intervals, as tables, plot and contact sheet.",
+        "b4m evaluate --lora-file outputs/fused/pytorch_lora_weights.safetensors --content-dir my_bear/ "
+        "--style-dir chalk/ --prompts 'a snq bear in w@z chalk style' --preset sdxl",
+        EvaluateConfig,
+    ),
+    "study": Command(
+        "Run a table of the paper, or one of your own: trainings, pictures, scores. Start it once per device.",
+        "b4m study table1-ablations --dry-run",
+        StudyConfig,
+        argument="study",
+    ),
+    "inspect": Command(
+        "Look inside a content, a style or a LoRA: size and rank of each block of each layer, as a picture.",
+        "b4m inspect outputs/fused/pytorch_lora_weights.safetensors --output outputs/inspection",
+        InspectConfig,
+        argument="file",
+    ),
+    "bench": Command(
+        "Measure a step: seconds, arithmetic, memory, ours beside the published flow, a LoRA, other optimizers.",
+        "b4m bench --device cpu --size small",
+        BenchConfig,
+    ),
+    "doctor": Command(
+        "Check this machine: versions, device, memory, disk, base model; says what would fail before it does.",
+        "b4m doctor --base-model stabilityai/stable-diffusion-xl-base-1.0 --mixed-precision bf16",
+        DoctorConfig,
+    ),
+    "info": Command("Say what a file holds.", "b4m info outputs/bear/content.safetensors"),
+}
+
+
+class Parser(argparse.ArgumentParser):
+    """Errors as one line, like every other error of ours."""
+
+    def error(self, message: str) -> NoReturn:
+        raise UserError(f"{message} ('{self.prog} --help' shows what there is)")
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command. Exit status: 0, 2 for bad input (one line on stderr), 128 + n after signal n."""
+    try:
+        given = sys.argv[1:] if arguments is None else arguments
+        _run(build_parser(_named_method(given)).parse_args(given))
+    except UserError as error:
+        print(f"b4m: error: {' '.join(str(error).split())}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:  # before or after the training loop, which saves its state first
+        return 130
+    except SystemExit as stop:
+        return stop.code if isinstance(stop.code, int) else 0
+    return 0
+
+
+def _named_method(arguments: Sequence[str]) -> str | None:
+    """METHOD or METHOD:JOB of `b4m train`, whose settings are the method's own."""
+    words = [word for word in arguments if not word.startswith("-")][:2]
+    return words[1] if words[:1] == ["train"] and len(words) == 2 else None
+
+
+def build_parser(method: str | None = None) -> argparse.ArgumentParser:
+    """method: METHOD or METHOD:JOB, whose flags `b4m train` takes. Raises UserError for an unknown one."""
+    parser = Parser("b4m", description="Your content in your style: customize SDXL with two small files.")
+    commands = parser.add_subparsers(dest="command", required=True, metavar="command", parser_class=Parser)
+    for name, command in COMMANDS.items():
+        sub = commands.add_parser(
+            name,
+            help=command.help,
+            description=command.help,
+            epilog=f"example: {command.example}",
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+            argument_default=argparse.SUPPRESS,
+            allow_abbrev=False,
+        )
+        settings = command.settings
+        if name == "info":
+            sub.add_argument(
+                "file", metavar="FILE", help="a content, style or LoRA file, or a folder of training states"
+            )
+        if name == "train":
+            sub.add_argument("method", metavar="METHOD", help="a registered method, or METHOD:JOB")
+            settings = _job(method) if method else None
+        if settings is not None:
+            _add_flags(sub, settings, command.argument)
+    return parser
+
+
+def _job(method: str) -> type[TrainConfig]:
+    """The settings of METHOD or METHOD:JOB. Imported here: the file of a method may need torch."""
+    from ..methods.registry import job_named
+
+    name, _, job = method.partition(":")
+    return job_named(name, job or None)
+
+
+def _add_flags(parser: argparse.ArgumentParser, settings: type, argument: str | None) -> None:
+    """One flag per field of the settings dataclass; the dataclass converts and checks what is given."""
+    parser.add_argument(
+        "--config", metavar="FILE", default=None, help="YAML file with settings; flags win over it"
+    )
+    if presets_of(settings):
+        parser.add_argument(
+            "--preset",
+            choices=sorted(PRESETS),
+            help=f"settings to start from (default {DEFAULT}; with another base model it must be given)",
+        )
+    parser.add_argument(
+        "--dry-run",
+        action="store_true",
+        default=False,
+        help="check settings, images and files, print the settings as YAML, and do nothing else",
+    )
+    hints = typing.get_type_hints(settings)
+    for field in dataclasses.fields(settings):
+        if field.name == argument:
+            parser.add_argument(field.name, metavar=field.name.upper(), help=field.metadata["doc"])
+            continue
+        many = typing.get_origin(hints[field.name]) is tuple
+        text = field.metadata["doc"].replace("%", "%%")
+        if field.metadata["choices"]:
+            text += f" ({' | '.join(field.metadata['choices'])})"
+        elif field.default not in (None, (), dataclasses.MISSING, False):
+            text += f" (default {_plain(field.default)}, unless the preset says otherwise)"
+        if hints[field.name] is bool:
+            parser.add_argument(flag(field.name), action=argparse.BooleanOptionalAction, help=text)
+        else:
+            metavar = "TEXT" if str in _kinds(hints[field.name]) else "N"
+            parser.add_argument(
+                flag(field.name), nargs="+" if many else None, metavar="..." if many else metavar, help=text
+            )
+
+
+def _kinds(hint: Any) -> set[Any]:
+    """A field's type, or the types that it may have; a path is text."""
+    kinds = typing.get_args(hint) or (hint,)
+    return {getattr(kind, "__supertype__", kind) for kind in kinds}
+
+
+def _plain(value: Any) -> str:
+    return " ".join(map(str, value)) if isinstance(value, tuple) else str(value)
+
+
+def _run(arguments: argparse.Namespace) -> None:
+    given = vars(arguments)
+    name = given.pop("command")
+    command = COMMANDS[name]
+    if name == "info":
+        return _info(given["file"])
+    settings = _job(given.pop("method")) if name == "train" else command.settings
+    file, preset, dry = given.pop("config"), given.pop("preset", None), given.pop("dry_run")
+    config = resolve(settings, preset, file, **given)
+    if dry:
+        return _dry_run(config)
+    if settings is DoctorConfig:  # nothing big is imported before it: a library may be what is broken
+        return doctor(config, quiet)
+    quiet()
+    _do(config)
+
+
+def _do(config: Any) -> None:
+    """The job behind `config`, and what it made. Imports here: torch takes seconds, which --help need not wait."""
+    match config:
+        case TrainConfig():
+            from ..training.loop import train
+
+            train(config)
+        case GenerateConfig():
+            from ..sampling.generate import generate
+
+            print(*generate(config), sep="\n")
+        case ExportConfig():
+            from ..files.export import export
+
+            print(export(config))
+        case SplitConfig():
+            from ..files.export import split
+
+            print(*split(config), sep="\n")
+        case EvaluateConfig():
+            from ..evaluation.evaluate import evaluate
+            from ..evaluation.report import tables
+
+            print(tables(evaluate(config)["summary"]), f"more in {config.output_dir}", sep="\n")
+        case StudyConfig():
+            from ..studies.run import study
+
+            folder = study(config)
+            print(
+                (folder / "results.md").read_text(encoding="utf-8")
+                if folder
+                else "another process writes the results"
+            )
+        case BenchConfig():
+            from ..benchmarking.bench import bench
+            from ..benchmarking.report import shown
+
+            print(shown(bench(config)), f"more in {config.output}", sep="\n")
+        case InspectConfig():
+            from ..evaluation.inspection import inspect
+            from ..evaluation.inspection_report import table
+
+            print(table(inspect(config)), f"more in {config.output}", sep="\n")
+
+
+def _dry_run(config: Any) -> None:
+    """Check what can be checked without the base model, and say what would be done."""
+    match config:
+        case TrainConfig():
+            quiet()
+            from ..methods.registry import method_of
+
+            method_of(type(config)).task(config)
+        case EvaluateConfig(pictures=str(folder)):
+            from ..evaluation.manifest import read_manifest
+
+            read_manifest(folder)
+        case StudyConfig():
+            quiet()
+            from ..studies.run import dry_run
+
+            return print(dry_run(config))
+    print(to_yaml(config), end="")
+
+
+def _info(file: str) -> None:
+    from .info import describe
+
+    for name, value in describe(file).items():
+        print(f"{name}: {value}")
+
+
+def quiet() -> None:
+    """Leave the terminal to our own lines: no notices about optional packages, no bars for loading files."""
+    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+    os.environ.setdefault("DIFFUSERS_VERBOSITY", "error")
+    for name in ("torchao", "torch.utils._pytree"):  # kernels of torchao's for GPUs that are not there
+        logging.getLogger(name).setLevel(logging.ERROR)
+    from diffusers.utils import logging as diffusers_logging
+    from transformers.utils import logging as transformers_logging
+
+    diffusers_logging.disable_progress_bar()
+    transformers_logging.disable_progress_bar()
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,64 @@
+"""The frozen denoiser made to fit: in 8 bits, spread over processes, recomputing, compiled."""
+
+import torch
+from diffusers.models.attention import BasicTransformerBlock
+from diffusers.models.resnet import ResnetBlock2D
+from torch import nn
+
+from ..config.training import TrainConfig
+from ..core.errors import UserError
+
+BLOCKS = (BasicTransformerBlock, ResnetBlock2D)  # what Diffusers recomputes, and what is sharded
+
+
+def place(denoiser: nn.Module, config: TrainConfig, device: torch.device) -> None:
+    """Bring the denoiser and the adapter on it to `device`, in the way that the settings ask for."""
+    if config.shard:
+        shard(denoiser, device)  # block by block: the device need not hold the whole at any time
+    denoiser.to(device)
+    if config.gradient_checkpointing:
+        denoiser.enable_gradient_checkpointing()
+    if config.compile:
+        compile_blocks(denoiser)
+
+
+def compile_blocks(denoiser: nn.Module, **options) -> None:
+    """torch.compile of the blocks that repeat, once for each shape; what cannot be compiled runs as it is.
+
+    options: torch.compile's. The first steps are slower: the kernels are made when they are first needed.
+    """
+    torch._dynamo.config.suppress_errors = True  # no compiler on this machine, say
+    denoiser.compile_repeated_blocks(**options)
+
+
+def quantize(denoiser: nn.Module) -> None:
+    """The linear layers of the transformer blocks in 8 bits, a scale for each row; all else stays as it is.
+
+    Raises UserError without torchao.
+    """
+    try:
+        from torchao.quantization import Int8WeightOnlyConfig, quantize_
+    except ImportError as error:
+        raise UserError("--quantize int8 needs the package torchao: pip install torchao") from error
+    quantize_(
+        denoiser,
+        Int8WeightOnlyConfig(),
+        lambda module, name: isinstance(module, nn.Linear) and "transformer_blocks" in name,
+    )
+
+
+def shard(denoiser: nn.Module, device: torch.device) -> None:
+    """Spread the frozen weights over all processes of the run, with torch's fully_shard (FSDP).
+
+    Each process keeps its share on its device and gathers a block's weights when the block is due, in the backward
+    pass once more. What has a gradient stays whole everywhere. All processes must then call the denoiser alike.
+    """
+    # Here, for it is slow to import and not in every build of torch.
+    from torch.distributed.device_mesh import init_device_mesh
+    from torch.distributed.fsdp import fully_shard
+
+    mesh = init_device_mesh(device.type, (torch.distributed.get_world_size(),))
+    learnable = {parameter for parameter in denoiser.parameters() if parameter.requires_grad}
+    blocks = [module for module in denoiser.modules() if isinstance(module, BLOCKS)]
+    for module in (*blocks, denoiser):
+        fully_shard(module, mesh=mesh, ignored_params=learnable)

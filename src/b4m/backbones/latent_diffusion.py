@@ -1,0 +1,245 @@
+"""What Stable Diffusion's families share: Diffusers pipelines of a UNet, a KL autoencoder and CLIP text encoders."""
+
+import hashlib
+import inspect
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, ClassVar, Self
+
+import torch
+from diffusers import AutoencoderKL, DiffusionPipeline, UNet2DConditionModel
+from diffusers.training_utils import free_memory
+from PIL import Image
+from torch import Tensor, nn
+
+from ..core.errors import UserError
+from ..data.images import Picture
+from .protocol import Attached, Conditions
+
+DTYPES = {"no": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+PREDICTIONS = ("epsilon", "v_prediction")
+
+
+class LatentDiffusion:
+    """The common part of `Backbone`. A family says which pipeline it is, and how prompts become conditions."""
+
+    family: ClassVar[str]
+    architecture: ClassVar[str]
+    kohya_version: ClassVar[str]
+    pipeline: ClassVar[type[DiffusionPipeline]]
+    encoders: ClassVar[dict[str, str]]  # tokenizer -> text encoder
+    options: ClassVar[dict[str, Any]] = {}  # of the pipeline's from_pretrained
+
+    def __init__(self, pipe: DiffusionPipeline, name: str = "") -> None:
+        """Around a pipeline that is loaded already; it is frozen. Raises UserError for parts that do not fit."""
+        self.pipe, self.name = pipe, name or pipe.name_or_path
+        self.attached: Attached | None = None
+        for part in ("unet", "vae", *self.encoders.values()):
+            if getattr(pipe, part) is None:
+                raise UserError(f"base model {self.name}: incomplete, it has no {part}; download it again")
+            getattr(pipe, part).requires_grad_(False).eval()
+        pipe.set_progress_bar_config(disable=True)
+        self._check_parts()
+
+    @classmethod
+    def reads(cls, index: Mapping[str, Any]) -> bool:
+        return index.get("_class_name") == cls.pipeline.__name__
+
+    @classmethod
+    def load(cls, base_model: str, vae: str | None = None, dtype: torch.dtype = torch.float32) -> Self:
+        """The VAE in float32: it is the part that overflows in half precision, and it runs once per image only."""
+        parts = {}
+        if vae is not None:
+            check_vae(vae)
+            parts["vae"] = read_part("VAE", vae, AutoencoderKL, dtype=torch.float32)
+        precision = {"default": dtype, "vae": torch.float32}
+        pipe = read_part("base model", base_model, cls.pipeline, dtype=precision, **cls.options, **parts)
+        return cls(pipe, base_model)
+
+    @classmethod
+    def empty_denoiser(cls, base_model: str) -> UNet2DConditionModel:
+        try:
+            config = UNet2DConditionModel.load_config(base_model, subfolder="unet")
+            with torch.device("meta"):
+                return UNet2DConditionModel.from_config(config)
+        except Exception as error:  # as in read_part
+            raise UserError(f"base model {base_model}: its UNet cannot be read: {_brief(error)}") from error
+
+    @classmethod
+    def load_denoiser(cls, base_model: str) -> UNet2DConditionModel:
+        try:
+            return UNet2DConditionModel.from_pretrained(base_model, subfolder="unet", use_safetensors=True)
+        except Exception as error:  # as in read_part
+            raise UserError(f"base model {base_model}: its UNet cannot be loaded: {_brief(error)}") from error
+
+    @property
+    def denoiser(self) -> UNet2DConditionModel:
+        return self.pipe.unet
+
+    @property
+    def alphas_cumprod(self) -> Tensor:
+        return self.pipe.scheduler.alphas_cumprod.float()
+
+    @property
+    def prediction_type(self) -> str:
+        return self.pipe.scheduler.config.prediction_type
+
+    def to(self, device: torch.device | str) -> Self:
+        self.pipe.to(device)
+        return self
+
+    def check_size(self, size: int, flag: str) -> None:
+        unit = self._pixels_per_latent * 2 ** (len(self.denoiser.config.block_out_channels) - 1)
+        if size % unit:
+            raise UserError(f"{flag} {size}: this base model needs a multiple of {unit} pixels")
+
+    @property
+    def _pixels_per_latent(self) -> int:
+        return 2 ** (len(self.pipe.vae.config.block_out_channels) - 1)
+
+    def _check_parts(self) -> None:
+        pipe = self.pipe
+        for part, encoder in self.encoders.items():
+            words, wanted = len(getattr(pipe, part) or ()), getattr(pipe, encoder).config.vocab_size
+            if words < wanted / 2:  # transformers makes one without words, silently, where the files are missing
+                raise UserError(
+                    f"base model {self.name}: its {part} is missing or broken ({words} words, its text encoder has "
+                    f"{wanted}); download or copy the model again"
+                )
+        if pipe.unet.config.in_channels != pipe.vae.config.latent_channels:
+            raise UserError(
+                f"base model {self.name}: the UNet reads {pipe.unet.config.in_channels} channels, the VAE makes "
+                f"{pipe.vae.config.latent_channels}; they do not fit together"
+            )
+        if self.prediction_type not in PREDICTIONS:
+            raise UserError(
+                f"base model {self.name}: prediction type {self.prediction_type!r} is not supported; "
+                f"{' and '.join(PREDICTIONS)} are"
+            )
+
+    @torch.no_grad()
+    def encode_images(self, pixels: Tensor) -> Tensor:
+        """The posterior's mean."""
+        vae = self.pipe.vae
+        return encode_images(vae, pixels)
+
+    @torch.no_grad()
+    def decode_latents(self, latents: Tensor) -> list[Image.Image]:
+        """The VAE runs in float32 and on one image after another."""
+        vae = self.pipe.vae
+        mean, scale = _shift_and_scale(vae, latents.float())
+        latents = (latents.float() / scale + mean).to(vae.device)
+        pixels = torch.cat([vae.decode(z[None]).sample for z in latents])
+        levels = ((pixels.clamp(-1, 1) + 1) * 127.5).round().to("cpu", torch.uint8)
+        return [Image.fromarray(image.permute(1, 2, 0).numpy()) for image in levels]
+
+    def image_conditions(self, image: Picture, size: int) -> Conditions:
+        return {}
+
+    def arguments(self, conditions: Conditions) -> dict[str, Any]:
+        return {"encoder_hidden_states": conditions["hidden"]}
+
+    def predict(
+        self, noisy: Tensor, timesteps: Tensor, conditions: Conditions, attention: dict[str, Any] | None = None
+    ) -> Tensor:
+        given = self.arguments(conditions)
+        noisy = noisy.to(self.denoiser.dtype)
+        return self.denoiser(noisy, timesteps, **given, cross_attention_kwargs=attention).sample
+
+    def free(self, keep_vae: bool = False) -> None:
+        for encoder in self.encoders.values():
+            setattr(self.pipe, encoder, None)
+        if not keep_vae:
+            self.pipe.vae = None
+        free_memory()
+
+    def _encode(self, prompts: Sequence[str], **options: Any) -> tuple[Tensor, ...]:
+        """The pipeline's own encode_prompt."""
+        device = getattr(self.pipe, next(iter(self.encoders.values()))).device
+        options = {"num_images_per_prompt": 1, "do_classifier_free_guidance": True, **options}
+        return self.pipe.encode_prompt(list(prompts), device=device, **options)
+
+
+@torch.no_grad()
+def encode_images(vae: AutoencoderKL, pixels: Tensor) -> Tensor:
+    """Images (k, 3, H, W) in [-1, 1] -> normalized latents (k, c, h, w) float32: the posterior's mean."""
+    latents = vae.encode(pixels.to(vae.device, torch.float32)).latent_dist.mode()
+    mean, scale = _shift_and_scale(vae, latents)
+    return (latents - mean) * scale
+
+
+def _shift_and_scale(vae: AutoencoderKL, like: Tensor) -> tuple[Tensor, Tensor]:
+    """(mean, scale), each broadcastable to latents: normalized = (latents - mean) * scale."""
+    mean, std = vae.config.get("latents_mean"), vae.config.get("latents_std")
+    if mean is None or std is None:
+        return like.new_zeros(()), like.new_tensor(vae.config.scaling_factor)
+    mean, std = (like.new_tensor(values)[:, None, None] for values in (mean, std))
+    return mean, vae.config.scaling_factor / std
+
+
+def read_part(what: str, name: str, cls: type, **options: Any) -> Any:
+    """`cls.from_pretrained`, with any failure as one line: it is about the files, which are somebody else's."""
+    try:
+        return cls.from_pretrained(name, use_safetensors=True, **options)
+    except Exception as error:
+        raise UserError(f"{what} {name}: cannot be loaded: {_brief(error)}") from error
+
+
+def check_vae(name: str) -> None:
+    """A clear word about a VAE's folder before anything is loaded. Raises UserError."""
+    index = read_index("VAE", name, "config.json")
+    if index is not None and index.get("_class_name") != "AutoencoderKL":
+        raise UserError(f"VAE {name}: it is a {index.get('_class_name')}, and an AutoencoderKL is needed")
+
+
+def read_index(what: str, name: str, file: str) -> dict[str, Any] | None:
+    """The JSON file that says what a folder holds; None for a Hugging Face name. Raises UserError."""
+    folder = Path(name).expanduser()
+    if not folder.exists():
+        if name.startswith(("/", ".", "~")) or name.count("/") != 1:
+            raise UserError(
+                f"{what} {name}: no such folder; give a folder or a Hugging Face name (owner/name)"
+            )
+        return None
+    try:
+        found = json.loads((folder / file).read_text(encoding="utf-8"))
+        found["_class_name"]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise UserError(
+            f"{what} {name}: {file} is missing or broken; give the folder of a model that Diffusers saved"
+        ) from error
+    return found
+
+
+def denoiser_hash(denoiser: nn.Module) -> str:
+    """sha256 of the configuration that shapes the weights of a Diffusers model, the same wherever it came from.
+
+    Left out: keys with an underscore (paths, versions); sample_size, which shapes no weight; and settings at
+    their default value, so that a setting which a later Diffusers adds does not change the hash.
+    """
+    defaults = {name: p.default for name, p in inspect.signature(type(denoiser).__init__).parameters.items()}
+    config = {
+        key: value
+        for key, value in denoiser.config.items()
+        if not key.startswith("_") and key != "sample_size" and _plain(value) != _plain(defaults.get(key))
+    }
+    return hashlib.sha256(json.dumps(config, sort_keys=True).encode()).hexdigest()
+
+
+def check_base(expected: str, denoiser: nn.Module, what: str, base_model: str) -> None:
+    """Raises UserError unless `denoiser` has the architecture whose hash is `expected`."""
+    if expected != denoiser_hash(denoiser):
+        raise UserError(
+            f"{what} was made for another UNet (hash {expected[:12]}) than that of {base_model} "
+            f"({denoiser_hash(denoiser)[:12]}): give --base-model as it was in training"
+        )
+
+
+def _plain(value: object) -> object:
+    """A list for a tuple: a configuration read back from its file has lists."""
+    return list(value) if isinstance(value, tuple) else value
+
+
+def _brief(error: BaseException) -> str:
+    return " ".join(str(error).split())[:300]

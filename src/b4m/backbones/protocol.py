@@ -1,0 +1,97 @@
+"""What the rest of the house asks of a model family, and nothing else: one file each fills it."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar, Protocol, Self
+
+import torch
+from diffusers import DiffusionPipeline
+from PIL import Image
+from torch import Tensor, nn
+
+from ..data.images import Picture
+
+Conditions = dict[str, Tensor]  # by name; a row for each sample
+
+
+class Attached(Protocol):
+    """What a method has put on a base model for sampling."""
+
+    def arguments(self, content: float, style: float) -> dict[str, Any] | None:
+        """The two dials as the pipeline's cross_attention_kwargs. Raises UserError where they cannot be followed."""
+
+    def remove(self) -> None:
+        """Take it off: the base model again."""
+
+
+class Backbone(Protocol):
+    """A loaded base model: frozen, its autoencoder in float32.
+
+    Where a call returns Conditions, their names and widths are the family's own business.
+    """
+
+    family: ClassVar[str]  # its registered name
+    architecture: ClassVar[str]  # modelspec.architecture of files made for it
+    kohya_version: ClassVar[str]  # ss_base_model_version of such files
+    pipe: DiffusionPipeline  # stock Diffusers
+    name: str  # a folder or a Hugging Face name
+    attached: Attached | None
+
+    @classmethod
+    def reads(cls, index: Mapping[str, Any]) -> bool:
+        """Whether a model with this model_index.json belongs to the family."""
+
+    @classmethod
+    def load(cls, base_model: str, vae: str | None = None, dtype: torch.dtype = torch.float32) -> Self:
+        """From a folder or a Hugging Face name; reads safetensors only. Raises UserError."""
+
+    @classmethod
+    def empty_denoiser(cls, base_model: str) -> nn.Module:
+        """The denoiser without its weights, on the meta device: the sizes of its layers. Raises UserError."""
+
+    @classmethod
+    def load_denoiser(cls, base_model: str) -> nn.Module:
+        """The denoiser alone, float32, on the CPU. Raises UserError."""
+
+    @property
+    def denoiser(self) -> nn.Module:
+        """What is adapted: the UNet or transformer."""
+
+    @property
+    def alphas_cumprod(self) -> Tensor:
+        """(train_timesteps,) float32: the noise process."""
+
+    @property
+    def prediction_type(self) -> str:
+        """"epsilon" or "v_prediction"."""
+
+    def to(self, device: torch.device | str) -> Self:
+        """Every part to `device`."""
+
+    def check_size(self, size: int, flag: str) -> None:
+        """Raises UserError, naming `flag`, unless images of `size` pixels pass through."""
+
+    def encode_prompts(self, prompts: Sequence[str]) -> Conditions:
+        """A row for each prompt."""
+
+    def encode_guided(self, prompts: Sequence[str], negative: str | None) -> dict[str, Tensor]:
+        """The embeddings of guided sampling, named as in the pipeline's call, in the denoiser's dtype."""
+
+    def image_conditions(self, image: Picture, size: int) -> Conditions:
+        """What the denoiser is told of a training image of `size` pixels, without the dimension of samples."""
+
+    def encode_images(self, pixels: Tensor) -> Tensor:
+        """Images (k, 3, H, W) in [-1, 1] -> normalized latents (k, c, h, w) float32."""
+
+    def decode_latents(self, latents: Tensor) -> list[Image.Image]:
+        """Normalized latents (k, c, h, w) -> k images."""
+
+    def arguments(self, conditions: Conditions) -> dict[str, Any]:
+        """What the denoiser's call takes besides latents and timesteps."""
+
+    def predict(
+        self, noisy: Tensor, timesteps: Tensor, conditions: Conditions, attention: dict[str, Any] | None = None
+    ) -> Tensor:
+        """The denoiser's prediction, like noisy (k, c, h, w); attention: cross_attention_kwargs."""
+
+    def free(self, keep_vae: bool = False) -> None:
+        """Let go of text encoders and autoencoder, which training has done with."""

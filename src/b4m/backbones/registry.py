@@ -1,0 +1,34 @@
+"""Which model families there are, and the one that a base model belongs to."""
+
+from diffusers import DiffusionPipeline
+
+from ..core.errors import UserError
+from ..core.registry import Registry
+from .latent_diffusion import DTYPES, _brief, read_index
+from .protocol import Backbone
+
+FAMILIES = Registry(
+    "model family",
+    "b4m.backbones",
+    {"sdxl": "b4m.backbones.sdxl:SDXL", "sd15": "b4m.backbones.sd15:SD15"},
+)
+
+
+def family_of(base_model: str) -> type[Backbone]:
+    """By its model_index.json; a clear word before anything big is downloaded or loaded. Raises UserError."""
+    index = read_index("base model", base_model, "model_index.json")
+    if index is None:
+        try:
+            index = DiffusionPipeline.load_config(base_model)
+        except Exception as error:  # not there, no network: about somebody else's files
+            raise UserError(f"base model {base_model}: cannot be loaded: {_brief(error)}") from error
+    for family in FAMILIES:
+        if family.reads(index):
+            return family
+    known = ", ".join(f"{family.family} ({family.__doc__.splitlines()[0]})" for family in FAMILIES)
+    raise UserError(f"base model {base_model}: it is a {index.get('_class_name')}; known families: {known}")
+
+
+def open_backbone(base_model: str, vae: str | None = None, mixed_precision: str = "no") -> Backbone:
+    """The base model in a folder or under a Hugging Face name, frozen. Raises UserError."""
+    return family_of(base_model).load(base_model, vae, DTYPES[mixed_precision])

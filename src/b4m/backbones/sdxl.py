@@ -1,0 +1,59 @@
+"""Stable Diffusion XL: two text encoders side by side, and a UNet that is told sizes and crops (text_time)."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from diffusers import StableDiffusionXLPipeline
+from torch import Tensor
+
+from ..core.errors import UserError
+from ..data.images import Picture
+from .latent_diffusion import LatentDiffusion
+from .protocol import Conditions
+
+
+class SDXL(LatentDiffusion):
+    """Stable Diffusion XL base models, and the embedded base, which is one in everything but size."""
+
+    family = "sdxl"
+    architecture = "stable-diffusion-xl-v1-base"
+    kohya_version = "sdxl_base_v1-0"
+    pipeline = StableDiffusionXLPipeline
+    encoders = {"tokenizer": "text_encoder", "tokenizer_2": "text_encoder_2"}
+    options = {"add_watermarker": False}
+
+    def _check_parts(self) -> None:
+        super()._check_parts()
+        if self.denoiser.config.addition_embed_type != "text_time":
+            raise UserError(
+                f"base model {self.name}: its UNet has no text_time conditioning; an SDXL base model is needed"
+            )
+
+    @torch.no_grad()
+    def encode_prompts(self, prompts: Sequence[str]) -> Conditions:
+        """hidden (k, tokens, width): states of both encoders; pooled (k, pooled width): of the second."""
+        hidden, _, pooled, _ = self._encode(prompts, do_classifier_free_guidance=False)
+        return {"hidden": hidden, "pooled": pooled}
+
+    @torch.no_grad()
+    def encode_guided(self, prompts: Sequence[str], negative: str | None) -> dict[str, Tensor]:
+        encoded = self._encode(
+            prompts, negative_prompt=None if negative is None else [negative] * len(prompts)
+        )
+        names = (
+            "prompt_embeds",
+            "negative_prompt_embeds",
+            "pooled_prompt_embeds",
+            "negative_pooled_prompt_embeds",
+        )
+        return {name: tensor.to(self.denoiser.dtype) for name, tensor in zip(names, encoded, strict=True)}
+
+    def image_conditions(self, image: Picture, size: int) -> Conditions:
+        """time_ids (6,): original height, width; crop's top, left; target height, width."""
+        values = [*image.original_size, *image.crop_top_left, size, size]
+        return {"time_ids": torch.tensor(values, dtype=torch.float32)}
+
+    def arguments(self, conditions: Conditions) -> dict[str, Any]:
+        added = {"text_embeds": conditions["pooled"], "time_ids": conditions["time_ids"]}
+        return {**super().arguments(conditions), "added_cond_kwargs": added}

@@ -1,0 +1,1 @@
+"""Seconds, FLOPs and memory of a step."""

@@ -1,0 +1,283 @@
+"""`b4m bench`: seconds, arithmetic and memory of a step, ours and its rivals' in turn, in one run."""
+
+import dataclasses
+import json
+import platform
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+
+import torch
+
+from ..backbones.footprint import meta_copy
+from ..backbones.frozen import compile_blocks, place
+from ..backbones.protocol import Backbone
+from ..core.errors import UserError
+from ..core.process import package_version
+from ..core.storage import write_text
+from ..maths.adapter import Adapter
+from ..maths.riemannian import RiemannianAdamW
+from ..maths.stacks import Stacks
+from ..methods.factors import FactorLearner, spec_of
+from ..methods.registry import method_of
+from ..training.launch import launch
+from ..training.logbook import Logbook
+from ..training.loop import Loop, Mark, no_mark
+from ..training.progress import Progress
+from ..training.start import Ready
+from .models import base, beside, job, random_cache
+from .profiling import profiled, tflop
+from .report import ratios, row
+from .rivals import LoopedInverse, LoraAdapter, PublishedFlow, peft_riemannian, sharing
+from .settings import BenchConfig
+
+GUIDED_SAMPLES = 2  # of one denoising step: with the prompt, and without
+
+
+class Clock:
+    """Seconds of each phase of a step, by the device's own clock where it has one."""
+
+    def __init__(self, device: torch.device) -> None:
+        self._cuda = device.type == "cuda"
+        self._marks = [("", self._now())]
+
+    def _now(self):
+        if not self._cuda:
+            return time.perf_counter()
+        event = torch.cuda.Event(enable_timing=True)
+        event.record()
+        return event
+
+    def mark(self, phase: str) -> None:
+        """`phase` has just ended, as far as the host has come."""
+        self._marks.append((phase, self._now()))
+
+    def seconds(self) -> dict[str, float]:
+        """By phase; waits for the device."""
+        if self._cuda:
+            torch.cuda.synchronize()
+        phases: dict[str, float] = {}
+        for (_, before), (phase, after) in zip(self._marks, self._marks[1:], strict=False):
+            passed = before.elapsed_time(after) / 1000 if self._cuda else after - before
+            phases[phase] = phases.get(phase, 0.0) + passed
+        return phases
+
+
+@dataclass
+class Contender:
+    """One thing to measure. step(number, mark): takes step `number`, calls mark as each phase ends."""
+
+    group: str  # "stage one" | "second stage" | "optimizer" | "inference"; times compare within a group
+    name: str
+    step: Callable[[int, Mark], None]
+    rows: int
+    tflop: float = 0.0
+    peak_mb: float = 0.0
+    operators: list[dict] = field(default_factory=list)
+    times: list[dict[str, float]] = field(default_factory=list)
+
+
+def bench(config: BenchConfig) -> dict:
+    """Measure all contenders in turn, print a table, write JSON. Raises UserError for a device that is not there."""
+    if config.device == "cuda" and not torch.cuda.is_available():
+        raise UserError("--device cuda: torch sees no CUDA device here")
+    cuda = config.device != "cpu" and torch.cuda.is_available()
+    device = torch.device("cuda" if cuda else "cpu")
+    with tempfile.TemporaryDirectory() as folder:
+        contenders, facts = _contenders(config, device, Path(folder))
+        for number in range(config.warm_up + config.steps):
+            for contender in contenders:
+                clock = Clock(device)
+                contender.step(number, clock.mark)
+                if number >= config.warm_up:
+                    contender.times.append(clock.seconds())
+    rates = {name: matmul_rate(device, dtype) for name, dtype in RATES.items()}
+    report = {"settings": dataclasses.asdict(config), "machine": machine(device), "model": facts}
+    rows = [row(contender, rates) for contender in contenders]
+    report |= {"matmul_tflop_per_second": rates, "rows": rows, "ratios": ratios(rows)}
+    write_text(config.output, json.dumps(report, indent=1) + "\n")
+    return report
+
+
+RATES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+
+
+def matmul_rate(device: torch.device, dtype: torch.dtype) -> float:
+    """TFLOP/s of the fastest of several square products: what the device can do, as it is set up here."""
+    size, best = (8192 if device.type == "cuda" else 1024), float("inf")
+    a, b = (torch.randn(size, size, device=device, dtype=dtype) for _ in range(2))
+    for _ in range(8):
+        clock = Clock(device)
+        a @ b
+        clock.mark("product")
+        best = min(best, clock.seconds()["product"])
+    return 2 * size**3 / best / 1e12
+
+
+def machine(device: torch.device) -> dict:
+    """What a number can only be read with."""
+    name = torch.cuda.get_device_name() if device.type == "cuda" else _cpu()
+    versions = {package: package_version(package) for package in ("b4m", "torch", "diffusers", "peft")}
+    return {
+        "device": name,
+        "threads": torch.get_num_threads(),
+        "python": platform.python_version(),
+        **versions,
+    }
+
+
+def _cpu() -> str:
+    return f"{platform.machine()} {torch.backends.cpu.get_cpu_capability()}"
+
+
+def _contenders(config: BenchConfig, device: torch.device, folder: Path) -> tuple[list[Contender], dict]:
+    """Everything to be measured, each step taken once: its arithmetic and memory are known then."""
+    model = base(config, device)
+    bare = model.denoiser
+    contenders = []
+    one = _loop(config, "content", folder, model)
+    contenders.append(_training("stage one", "ours", one))
+    second = _loop(config, "joint", folder, model, RiemannianLearner)
+    _randomize(second.learner.stacks.pairs)
+    contenders.append(_training("second stage", "ours", second))
+    contenders.append(Contender("inference", "base", _denoising(model, second), GUIDED_SAMPLES))
+    ours = _denoising(second.learner.backbone, second)
+    contenders.append(Contender("inference", "ours, two dials", ours, GUIDED_SAMPLES))
+    if config.rivals != "none":
+        contenders += _rivals(config, folder, model, one, second)
+    for contender in contenders:
+        contender.tflop = tflop(lambda step=contender.step: step(0, no_mark))
+        contender.operators, contender.peak_mb = profiled(
+            lambda step=contender.step: step(1, no_mark), device
+        )
+    if config.compile:
+        for loop in (one, second):
+            compile_blocks(loop.learner.backbone.denoiser)
+    facts = {
+        "parameters": sum(p.numel() for p in bare.parameters()),
+        "layers": len(one.learner.adapter.layers),
+        "learnable": sum(p.numel() for p in one.learner.parameters),
+    }
+    return contenders, facts
+
+
+class RiemannianLearner(FactorLearner):
+    """Both factors, from nothing, under the second stage's optimizer."""
+
+    def optimizer(self) -> torch.optim.Optimizer:
+        return RiemannianAdamW(self.stacks.pairs)
+
+
+def _loop(
+    config: BenchConfig,
+    stage: str,
+    folder: Path,
+    model: Backbone,
+    learner: type[FactorLearner] = FactorLearner,
+    make: Callable | None = None,
+) -> Loop:
+    """A training loop as `b4m` itself makes it, on a random cache; make: another adapter in place of ours."""
+    settings = job(config, stage, folder)
+    accelerator = launch(settings.mixed_precision, settings.tracker, settings.output_dir)
+    inputs = method_of(type(settings)).task(settings).inputs
+    backbone = beside(model, sharing(model.denoiser))
+    adapter = (make or partial(Adapter.install, spec=spec_of(settings), layers=settings.layers))(backbone.denoiser)
+    lr = {"content": settings.lr, "style": getattr(settings, "partner_lr", settings.lr)}
+    made = learner(backbone, inputs, settings, adapter, settings.routing, lr)
+    cache = random_cache(backbone.denoiser, len(inputs.images), config.resolution)
+    place(backbone.denoiser, settings, backbone.denoiser.device)
+    progress = Progress(folder / stage, folder / stage / settings.result, {})
+    book = Logbook(progress.folder, accelerator, 0)
+    return Loop(settings, accelerator, inputs, Ready(made, cache, "", None), progress, book)
+
+
+def _training(group: str, name: str, loop: Loop) -> Contender:
+    """The loop's own step, which tells when its phases end."""
+
+    def step(number: int, mark: Mark) -> None:
+        loop.step, loop.mark = number, mark
+        loop.learner.zero_grad()
+        loop.passes = []
+        loss, *_ = loop.average(loop.micro_step(0), stop=False)
+        loop.advance(loss)
+
+    return Contender(group, name, step, loop.inputs.samples)
+
+
+@torch.no_grad()
+def _randomize(pairs) -> None:
+    """B and D as after some training: an optimizer's work must not depend on zeros."""
+    for pair in pairs:
+        for half in pair:
+            half.normal_(std=0.02)
+
+
+def _denoising(backbone: Backbone, loop: Loop) -> Callable[[int, Mark], None]:
+    """One guided denoising step of one image."""
+    images = torch.zeros(GUIDED_SAMPLES, dtype=torch.long, device=backbone.denoiser.device)
+    conditions, noisy, timesteps = loop.cache.conditions(images), loop.cache.latents[images], images + 500
+
+    @torch.no_grad()
+    def step(number: int, mark: Mark) -> None:
+        backbone.predict(noisy, timesteps, conditions)
+        mark("forward")
+
+    return step
+
+
+def _rivals(
+    config: BenchConfig, folder: Path, model: Backbone, one: Loop, second: Loop
+) -> Iterator[Contender]:
+    layers = list(one.learner.adapter.layers)
+    make = partial(LoraAdapter, layers=layers, rank=config.rank)
+    yield _training("stage one", "ordinary LoRA", _loop(config, "content", folder, model, make=make))
+    if config.rivals == "all":
+        yield _published_flow(model, one)
+    makers = {
+        "ours": _stacked_step,
+        "peft": lambda pairs: peft_riemannian(pairs).step,
+        "layer by layer": lambda pairs: LoopedInverse(pairs).step,
+        "AdamW": lambda pairs: torch.optim.AdamW(sum(map(list, pairs), [])).step,
+    }
+    for name, make in makers.items():
+        try:
+            yield _optimizing(name, make, second.learner.adapter.pairs())
+        except ImportError as error:  # an older peft
+            print(f"optimizer {name}: not measured ({error})")
+
+
+def _published_flow(model: Backbone, one: Loop) -> Contender:
+    bare = model.denoiser
+    unet = meta_copy(bare).to_empty(device=bare.device).float()  # a copy of its own, in float32
+    unet.load_state_dict(bare.state_dict())
+    pixels = torch.stack([image.pixels for image in one.inputs.images]).to(unet.device)
+    flow = PublishedFlow(beside(model, unet), one.learner.adapter, one.cache, pixels)
+    return Contender("stage one", "published flow", flow.step, len(pixels))
+
+
+def _stacked_step(pairs) -> Callable[[], object]:
+    """A step of ours from the layers' own gradients, as the training loop takes it."""
+    stacks = Stacks(pairs)
+    optimizer = RiemannianAdamW(stacks.pairs)
+    return lambda: (stacks.gather(), optimizer.step())
+
+
+def _optimizing(name: str, make: Callable[..., Callable], pairs) -> Contender:
+    """A step of an optimizer on random halves and gradients of the second stage's shapes."""
+    mine = [tuple(torch.nn.Parameter(half.detach().clone()) for half in pair) for pair in pairs]
+    _randomize(mine)
+    gradients = [[1e-3 * torch.randn_like(half) for half in pair] for pair in mine]
+    move = make(mine)
+
+    def step(number: int, mark: Mark) -> None:
+        for pair, given in zip(mine, gradients, strict=True):
+            for half, gradient in zip(pair, given, strict=True):
+                half.grad = gradient.clone()
+        mark("data")
+        move()
+        mark("optimizer")
+
+    return Contender("optimizer", name, step, 0)

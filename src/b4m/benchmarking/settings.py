@@ -1,0 +1,46 @@
+"""Settings of `b4m bench`."""
+
+from dataclasses import dataclass
+
+from ..config.fields import ModelName, OutputPath, check, setting
+from ..core.errors import UserError
+
+
+@dataclass(frozen=True)
+class BenchConfig:
+    """Settings of one benchmark. Raises UserError for a value that cannot work."""
+
+    size: str = setting(
+        "which architecture, with random weights: Stable Diffusion XL, or the embedded base's",
+        "sdxl",
+        choices=("sdxl", "small"),
+    )
+    base_model: ModelName | None = setting("a base model to measure instead: a folder or a Hugging Face name", None)
+    device: str = setting("where to run", "auto", choices=("auto", "cpu", "cuda"))
+    output: OutputPath = setting("JSON file for all that was measured", "outputs/bench.json")
+    resolution: int | None = setting(
+        "side of the pictures in pixels (default: 512, and 64 for the small size)", None, low=8, high=8192
+    )
+    partners: int = setting("partners beside the one target; they and it are the rows of a step", 3, low=1)
+    rank: int | None = setting("rank of the adapter (default: 64, and 32 for the small size)", None, low=2)
+    layers: str = setting("attention layers to adapt", "square", choices=("square", "all"))
+    steps: int = setting("measured steps of each contender, taken in turn", 10, low=1)
+    warm_up: int = setting("steps of each before the measured ones", 2, low=1)
+    mixed_precision: str = setting("precision of the frozen model", "bf16", choices=("no", "bf16", "fp16"))
+    gradient_checkpointing: bool = setting("recompute the forward pass: less memory, more time", False)
+    rows_per_pass: int | None = setting("rows in one pass (default: all)", None, low=1)
+    compile: bool = setting("compile the repeated blocks of our own contenders with torch.compile", False)
+    rivals: str = setting(
+        "what to measure beside ours: the published flow, an ordinary LoRA and other optimizers; light leaves out the "
+        "published flow, which needs a copy of the model in float32",
+        "all",
+        choices=("all", "light", "none"),
+    )
+
+    def __post_init__(self) -> None:
+        check(self)
+        for name, large, small in (("resolution", 512, 64), ("rank", 64, 32)):
+            if getattr(self, name) is None:
+                object.__setattr__(self, name, small if self.size == "small" else large)
+        if self.resolution % 32:
+            raise UserError(f"--resolution {self.resolution}: must be a multiple of 32 pixels")

@@ -1,0 +1,1 @@
+"""Typed settings, presets, and how file and flags add up."""

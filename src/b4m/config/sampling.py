@@ -1,0 +1,65 @@
+"""Settings of a sampling job: what decides an image, and `b4m generate`."""
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+from ..core.errors import UserError
+from .fields import InputPath, ModelName, OutputPath, check, setting
+from .presets import SDXL
+
+ANY_LORA = "a fused file of the second stage, or any other LoRA file"
+
+
+@dataclass(frozen=True, kw_only=True)
+class DrawnWith:
+    """What decides an image besides its prompt and seed."""
+
+    preset_rows: ClassVar[tuple[str, ...]] = ("generate",)
+
+    base_model: ModelName = setting("the model the files were made for: a folder or a Hugging Face name", SDXL)
+    vae: ModelName | None = setting("folder or name of an autoencoder that replaces the base model's", None)
+    content_file: InputPath | None = setting("a content file; with a style file the two are composed", None)
+    style_file: InputPath | None = setting("a style file; with a content file the two are composed", None)
+    lora_file: InputPath | None = setting(ANY_LORA, None)
+    negative_prompt: str | None = setting("negative prompt", None)
+    steps: int = setting("denoising steps (Euler)", 25, low=1, high=1000)
+    guidance: float = setting("classifier-free guidance scale", 5.0, low=0, high=1000)
+    size: int = setting("side of the images in pixels", 1024, low=8, high=8192)
+    content_strength: float = setting("dial of the content: 0 none, 1 as trained", 1.0, low=-100, high=100)
+    style_strength: float = setting("dial of the style: 0 none, 1 as trained", 1.0, low=-100, high=100)
+    mixed_precision: str = setting(
+        "precision of the model; the autoencoder always runs in float32", "no", choices=("no", "bf16", "fp16")
+    )
+
+    def __post_init__(self) -> None:
+        check(self)
+        one_source(self)
+
+
+def one_source(config: DrawnWith) -> None:
+    """Raise UserError for a LoRA file beside concept files."""
+    if config.lora_file and (config.content_file or config.style_file):
+        raise UserError(
+            "--lora-file goes without --content-file and --style-file: it already holds a content and a style"
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class GenerateConfig(DrawnWith):
+    """Settings of one sampling job: every prompt is drawn with every seed."""
+
+    output_dir: OutputPath = setting("folder for the images", "outputs/images")
+    prompts: tuple[str, ...] = setting("what to draw, one or more prompts", ())
+    seeds: tuple[int, ...] = setting("one image per seed and prompt", (77,), low=0, high=2**63 - 1)
+    grid: bool = setting(
+        "also write grid.png: prompts down, seeds across", False, affects_result=False
+    )
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not self.prompts:
+            raise UserError(
+                "--prompts is missing: say what to draw, for example --prompts 'a photo of snq bear'"
+            )
+        if not self.seeds:
+            raise UserError("--seeds is empty: give at least one number")

@@ -1,0 +1,267 @@
+"""Settings of a training: what every job reads, and what the jobs of this project's own methods read beside it."""
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+from ..core.errors import UserError
+from .fields import InputPath, ModelName, OutputPath, check, flag, setting
+from .presets import SDXL
+
+LORA_FILE = "pytorch_lora_weights.safetensors"  # the name that every reader looks for
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainConfig:
+    """What every training job reads. Raises UserError for a value that cannot work."""
+
+    stage: ClassVar[str]  # the job's name
+    result: ClassVar[str]  # file name of what it makes
+    preset_rows: ClassVar[tuple[str, ...]] = ("train",)
+    needs: ClassVar[tuple[str, ...]] = ()  # settings that the job cannot do without
+
+    base_model: ModelName = setting(
+        "the model to customize: a folder or a Hugging Face name of a Stable Diffusion pipeline", SDXL
+    )
+    output_dir: OutputPath = setting(
+        "folder for the result, its log and the state that a rerun continues from", "outputs"
+    )
+    vae: ModelName | None = setting("folder or name of an autoencoder that replaces the base model's", None)
+    seed: int = setting("seed of noise, timesteps and the order of the images", 77, low=0, high=2**63 - 1)
+    resolution: int = setting("side of the training images in pixels", 512, low=8, high=8192)
+    fit: str = setting(
+        "cut images to a centred square, or fit them whole on white", "crop", choices=("crop", "pad")
+    )
+    steps: int = setting("optimizer steps", 1000, low=1)
+    target_rows: int = setting("samples of each target concept in every micro-batch", 1, low=1)
+    gradient_accumulation: int = setting("micro-batches per optimizer step", 4, low=1)
+    lr: float = setting(
+        "learning rate of the target factor (second stage and joint training: of both factors)",
+        1e-4,
+        low=0,
+        high=1000,
+    )
+    weight_decay: float = setting("decoupled weight decay of what is learned", 0.01, low=0, high=1000)
+    lr_schedule: str = setting(
+        "course of the learning rates", "constant", choices=("constant", "linear", "cosine")
+    )
+    snr_gamma: float | None = setting(
+        "weigh the loss by min-SNR with this gamma (off by default; 5 is usual)", None, low=0
+    )
+    mixed_precision: str = setting(
+        "precision of the frozen model; what is learned stays float32", "no", choices=("no", "bf16", "fp16")
+    )
+    gradient_checkpointing: bool = setting(
+        "less memory for about a third more time", False, affects_result=False
+    )
+    rows_per_pass: int | None = setting(
+        "split a micro-batch into parts of so many samples: less memory, the same gradients (default: no split)",
+        None,
+        low=1,
+        affects_result=False,
+    )
+    quantize: str = setting(
+        "keep the linear layers of the frozen model in 8 bits: half the memory of bf16, results a little apart",
+        "none",
+        choices=("none", "int8"),
+    )
+    compile: bool = setting(
+        "compile the repeated blocks with torch.compile: slow first steps, then faster",
+        False,
+        affects_result=False,
+    )
+    shard: bool = setting(
+        "spread the frozen model over the processes of the run (FSDP): less memory for each, more traffic",
+        False,
+        affects_result=False,
+    )
+    max_grad_norm: float = setting("clip the gradient to this norm (0: never)", 1.0, low=0)
+    skip_not_finite: int = setting(
+        "leave out so many steps whose loss or gradient is not a finite number, then stop (0: stop at the first)",
+        0,
+        low=0,
+        affects_result=False,
+    )
+    preview_every: int = setting(
+        "draw sample images every so many steps (0: never)", 0, low=0, affects_result=False
+    )
+    preview_prompt: str | None = setting(
+        "prompt of the sample images (default: the concept's own)", None, affects_result=False
+    )
+    checkpoint_every: int = setting(
+        "save the state every so many steps (0: only when stopped or done)", 100, low=0, affects_result=False
+    )
+    tracker: str = setting(
+        "where the loss curves go besides log.jsonl",
+        "none",
+        choices=("none", "tensorboard"),
+        affects_result=False,
+    )
+
+    def __post_init__(self) -> None:
+        check(self)
+        for name in self.needs:
+            if not getattr(self, name):
+                doc = type(self).__dataclass_fields__[name].metadata["doc"]
+                raise UserError(f"{flag(name)} is missing: this job needs it ({doc})")
+        if self.shard and (self.compile or self.quantize != "none"):
+            raise UserError("--shard goes without --compile and --quantize: choose one of them")
+
+
+@dataclass(frozen=True, kw_only=True)
+class ShowsContent:
+    """Settings of a job that sees the content's images."""
+
+    content_dir: tuple[InputPath, ...] = setting("images of the content: a folder, or image files", ())
+    content_trigger: str = setting("made-up word that will call the content", "snq")
+    content_class: str = setting("what the content is, in plain words: teddybear, vase, ...", "object")
+
+    @property
+    def content_prompt(self) -> str:
+        """Caption of content images: "a photo of snq teddybear"."""
+        return f"a photo of {_words(self.content_trigger, self.content_class)}"
+
+
+@dataclass(frozen=True, kw_only=True)
+class ShowsStyle:
+    """Settings of a job that sees the style's images."""
+
+    style_dir: tuple[InputPath, ...] = setting("images of the style: a folder, or image files", ())
+    style_trigger: str = setting("made-up word that will call the style", "w@z")
+    style_class: str = setting("what the style is, in plain words: yarn art, chalk, ...", "art")
+
+    @property
+    def style_words(self) -> str:
+        """ "in w@z yarn art style"."""
+        return f"in {_words(self.style_trigger, self.style_class)} style"
+
+    @property
+    def style_prompt(self) -> str:
+        """Caption of style images: "a picture in w@z yarn art style"."""
+        return f"a picture {self.style_words}"
+
+
+@dataclass(frozen=True, kw_only=True)
+class ShowsBoth(ShowsContent, ShowsStyle):
+    """Settings of a job that sees a content and a style."""
+
+    @property
+    def both_prompt(self) -> str:
+        """The prompt that calls both: "a photo of snq teddybear in w@z yarn art style"."""
+        return f"{self.content_prompt} {self.style_words}"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Factors:
+    """Settings of a job that starts a content factor and a style factor from nothing (Sec. 4.1)."""
+
+    rank: int = setting("rank of the adapter", 64, low=1)
+    ratio: float = setting("share of frozen rows and columns (Fig. 11)", 0.5, low=0, high=1)
+    basis: str = setting(
+        "how the frozen factors are made", "exact", choices=("exact", "random", "reference")
+    )
+    basis_scale: float = setting(
+        "size of the frozen factors: larger keeps content and style further apart; divide the learning rates by it",
+        1.0,
+        low=1e-6,
+    )
+    basis_seed: int = setting(
+        "seed of the frozen factors: a content and a style compose only when theirs agree",
+        0,
+        low=0,
+        high=2**63 - 1,
+    )
+    layers: str = setting(
+        "attention layers to adapt: those with equal widths, or all", "square", choices=("square", "all")
+    )
+    routing: bool = setting(
+        "each sample trains its own factor only (Eq. 12); without it both, as in the published code", True
+    )
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.basis == "exact" and self.rank < 2:
+            raise UserError("--rank 1 cannot be split in two: the exact basis needs a rank of 2 or more")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Partners:
+    """Settings of a job that learns one concept beside partners of the other kind (Sec. 4.2)."""
+
+    partner_dirs: tuple[InputPath, ...] = setting(
+        "diverse partners, one folder or image each: styles for a content, contents for a style "
+        "(the paper uses five)",
+        (),
+    )
+    prompt: str | None = setting(
+        "caption of the concept's images that have none of their own "
+        "(default: built from trigger and class words)",
+        None,
+    )
+    partner_prompts: tuple[str, ...] = setting(
+        "captions of the partners, in their order (default: built from the partner's file or folder name)", ()
+    )
+    partner_lr: float = setting(
+        "learning rate of the other factor, which the partners train", 1e-5, low=0, high=1000
+    )
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.partner_prompts and len(self.partner_prompts) != len(self.partner_dirs):
+            raise UserError(
+                f"--partner-prompts has {len(self.partner_prompts)} captions for "
+                f"{len(self.partner_dirs)} partners: give one each, or none"
+            )
+
+
+@dataclass(frozen=True, kw_only=True)
+class ContentConfig(ShowsContent, Partners, Factors, TrainConfig):
+    """Stage one of a content."""
+
+    stage, result = "content", "content.safetensors"
+    needs = ("content_dir", "partner_dirs")
+
+
+@dataclass(frozen=True, kw_only=True)
+class StyleConfig(ShowsStyle, Partners, Factors, TrainConfig):
+    """Stage one of a style."""
+
+    stage, result = "style", "style.safetensors"
+    needs = ("style_dir", "partner_dirs")
+
+
+@dataclass(frozen=True, kw_only=True)
+class JointConfig(ShowsBoth, Factors, TrainConfig):
+    """One content and one style in one run."""
+
+    stage, result = "joint", LORA_FILE
+    needs = ("content_dir", "style_dir")
+
+
+@dataclass(frozen=True, kw_only=True)
+class SecondConfig(ShowsBoth, TrainConfig):
+    """The second stage of a content and a style (Sec. 4.2 and 4.3)."""
+
+    stage, result = "second", LORA_FILE
+    preset_rows = ("second",)  # over those of every training
+    needs = ("content_dir", "style_dir", "content_file", "style_file")
+
+    content_file: InputPath | None = setting("the content file of stage one", None)
+    style_file: InputPath | None = setting("the style file of stage one", None)
+    optimizer: str = setting(
+        "optimizer (Sec. 4.3)",
+        "riemannian-adamw",
+        choices=("riemannian-adamw", "riemannian-sgd", "adamw"),
+    )
+    damping: float | None = setting(
+        "damping of the Riemannian precondition (default: the optimizer's own)", None, low=1e-12
+    )
+
+
+# The jobs with commands of their own; those of other methods bring settings classes with them.
+JOBS: dict[str, type[TrainConfig]] = {
+    cls.stage: cls for cls in (ContentConfig, StyleConfig, SecondConfig, JointConfig)
+}
+
+
+def _words(trigger: str, noun: str) -> str:
+    return " ".join(word for word in (trigger, noun) if word)

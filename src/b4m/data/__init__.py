@@ -1,0 +1,1 @@
+"""Reference images: read, checked, upright and of one size."""

@@ -1,0 +1,258 @@
+"""Evaluation: draw or read pictures, score each against its references and prompt, sum up over pairs, write it down."""
+
+import hashlib
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import torch
+from PIL import Image
+from torch import Tensor
+from tqdm import tqdm
+
+from ..core.errors import UserError
+from ..core.storage import shown
+from ..data.images import open_pictures
+from ..sampling.attach import attach
+from ..sampling.sample import SAMPLES_AT_ONCE, drawn_with, open_for, sample_with, save_png
+from .extractors import Extractor, load_extractor
+from .manifest import ASPECTS, Shot, read_manifest, write_manifest
+from .metrics import alignment, diversity
+from .report import check_baseline, figure_class, summarise, write_results
+from .settings import EvaluateConfig
+
+AT_ONCE = 64  # pictures in memory
+VERSIONS = ("b4m", "torch", "transformers", "diffusers", "numpy", "pillow", "open_clip_torch")
+
+
+@dataclass(frozen=True)
+class Extractors:
+    """Who looks at the pictures: one model for each alignment, and a judge for each aspect that has labels."""
+
+    content: Extractor  # paper: DINOv2
+    style: Extractor  # paper: CLIP
+    prompt: Extractor  # paper: CLIP; must read texts. Diversity is measured with it: it is blind to nothing
+    judges: Mapping[str, Extractor] = field(default_factory=dict)  # by one of ASPECTS
+
+
+def load_extractors(
+    content: str,
+    style: str,
+    prompt: str,
+    judges: Mapping[str, str] | None = None,
+    device: torch.device | str = "cpu",
+    cache: Path | str | None = None,
+) -> Extractors:
+    """Extractors by their specs (see `load_extractor`); the same spec is loaded once. Raises UserError."""
+    judges = judges or {}
+    loaded = {
+        spec: load_extractor(spec, device, cache) for spec in {content, style, prompt, *judges.values()}
+    }
+    loaded[prompt].texts(["a picture"])  # a prompt extractor without a text tower is refused at once
+    for spec in judges.values():
+        if not loaded[spec].labels:
+            raise UserError(f"judge {spec}: it names no classes; give the folder of an image classifier")
+    found = {aspect: loaded[spec] for aspect, spec in judges.items()}
+    return Extractors(loaded[content], loaded[style], loaded[prompt], found)
+
+
+def score(shots: Sequence[Shot], extractors: Extractors, progress: bool = True) -> list[dict[str, Any]]:
+    """One record per picture, in their order: who it is (`report.IDENTITY`) and its scores (`report.SCORES`).
+
+    content, style: cosine with the references, averaged over them; prompt: with the prompt; average of the three
+    (paper, Table 1). diversity: of the pictures that differ in the seed only, as
+    the prompt extractor sees them, the same number for each of them.
+    With judges and labels 0 or 1: *_right, both_right, and leak_* where the judge names something of the shot's
+    leaks that was not asked for; *_verdict is what was named. A score that does not apply is absent.
+    Raises UserError: pictures that cannot be read, labels or leaks that the judge has no class for.
+    """
+    for shot in shots:
+        _check_labels(shot, extractors.judges)
+    references: dict[tuple[int, Path], Tensor] = {}
+
+    def aligned(extractor: Extractor, features: Tensor, folders: Sequence[Path]) -> list[float]:
+        for folder in folders:
+            if (id(extractor), folder) not in references:
+                references[id(extractor), folder] = extractor.images(open_pictures(folder))
+        known = (references[id(extractor), folder] for folder in folders)
+        return [float(alignment(row[None], them)) for row, them in zip(features, known, strict=True)]
+
+    records: list[dict[str, Any]] = []
+    groups: dict[tuple, list[tuple[dict[str, Any], Tensor]]] = defaultdict(list)
+    bar = tqdm(total=len(shots), desc="scoring", disable=not progress)
+    for start in range(0, len(shots), AT_ONCE):
+        some = shots[start : start + AT_ONCE]
+        pictures = [open_pictures(shot.file)[0] for shot in some]
+        features = extractors.content.images(pictures)
+        content = aligned(extractors.content, features, [shot.content_dir for shot in some])
+        style = aligned(
+            extractors.style, extractors.style.images(pictures), [shot.style_dir for shot in some]
+        )
+        texts = extractors.prompt.texts([shot.prompt for shot in some])
+        seen = extractors.prompt.images(pictures)
+        prompt = [float(alignment(row[None], text[None])) for row, text in zip(seen, texts, strict=True)]
+        verdicts = {aspect: judge.classify(pictures) for aspect, judge in extractors.judges.items()}
+        for index, shot in enumerate(some):
+            record = {
+                **_identity(shot),
+                "content": content[index],
+                "style": style[index],
+                "prompt": prompt[index],
+            }
+            record["average"] = (record["content"] + record["style"] + record["prompt"]) / 3
+            record |= _judged(shot, {aspect: names[index] for aspect, names in verdicts.items()})
+            records.append(record)
+            group = (shot.row, shot.pair, shot.prompt, shot.training_seed)
+            groups[group].append((record, seen[index]))
+        bar.update(len(some))
+    bar.close()
+    for members in groups.values():
+        if len(members) > 1:
+            value = diversity(torch.stack([row for _, row in members]))
+            for record, _ in members:
+                record["diversity"] = value
+    return records
+
+
+def _identity(shot: Shot) -> dict[str, Any]:
+    return {
+        "file": str(shot.file),
+        "row": shot.row,
+        "content_name": shot.content,
+        "style_name": shot.style,
+        "prompt_text": shot.prompt,
+        "seed": shot.seed,
+        "training_seed": shot.training_seed,
+    }
+
+
+def _check_labels(shot: Shot, judges: Mapping[str, Extractor]) -> None:
+    for aspect, judge in judges.items():
+        asked = [shot.labels[aspect]] if aspect in shot.labels else []
+        for name in (*asked, *shot.leaks.get(aspect, ())):
+            if name not in judge.labels:
+                raise UserError(
+                    f"{shown(shot.file)}: {aspect} {name!r} is no class of the judge {judge.name}; "
+                    f"it knows {', '.join(judge.labels)}"
+                )
+
+
+def _judged(shot: Shot, verdicts: Mapping[str, str]) -> dict[str, Any]:
+    """Right or wrong, leaked or not, as 0 and 1, for every aspect with a verdict and a label or leaks."""
+    found: dict[str, Any] = {f"{aspect}_verdict": name for aspect, name in verdicts.items()}
+    for aspect, name in verdicts.items():
+        if aspect in shot.labels:
+            found[f"{aspect}_right"] = int(name == shot.labels[aspect])
+        if aspect in shot.leaks:
+            leaked = name in shot.leaks[aspect] and name != shot.labels.get(aspect)
+            found[f"leak_{aspect}"] = int(leaked)
+    if "content_right" in found and "style_right" in found:
+        found["both_right"] = found["content_right"] * found["style_right"]
+    return found
+
+
+def provenance(extractors: Extractors) -> dict[str, Any]:
+    """What the scores were made with: names and fingerprints of the models, versions of the packages."""
+    models = {"content": extractors.content, "style": extractors.style, "prompt": extractors.prompt}
+    models |= {f"{aspect} judge": judge for aspect, judge in extractors.judges.items()}
+    versions = {}
+    for package in VERSIONS:
+        try:
+            versions[package] = version(package)
+        except PackageNotFoundError:  # open_clip is optional
+            continue
+    named = {role: {"name": model.name, "sha256": model.fingerprint} for role, model in models.items()}
+    return {"extractors": named, "versions": versions}
+
+
+def evaluate(config: EvaluateConfig) -> dict[str, Any]:
+    """The job behind `b4m evaluate`: pictures of a manifest, or drawn first; what results.json holds comes back.
+
+    Continues where it was stopped: whole pictures of the same settings and features already computed are kept.
+    Raises UserError; models and names are checked before anything is drawn.
+    """
+    figure_class()
+    shots = read_manifest(config.pictures) if config.pictures else planned(config)
+    check_baseline(dict.fromkeys(shot.row for shot in shots), config.baseline)
+    output = Path(config.output_dir)
+    judges = {aspect: getattr(config, f"{aspect}_judge") for aspect in ASPECTS}
+    extractors = load_extractors(
+        config.content_extractor,
+        config.style_extractor,
+        config.prompt_extractor,
+        {
+            aspect: spec
+            for aspect, spec in judges.items()
+            if spec and any(aspect in shot.labels or aspect in shot.leaks for shot in shots)
+        },
+        "cuda" if torch.cuda.is_available() else "cpu",
+        output / "features",
+    )
+    if not config.pictures:
+        draw(config, shots)
+    records = score(shots, extractors)
+    summary = summarise(records, config.baseline)
+    made = {**provenance(extractors), "settings": _drawn_with(config) if not config.pictures else {}}
+    return write_results(output, records, summary, shots, made)
+
+
+def planned(config: EvaluateConfig) -> list[Shot]:
+    """The pictures that `draw` makes of a concept pair or a LoRA file: every prompt with every seed."""
+    folder = Path(config.output_dir).absolute() / "pictures"
+    content, style = Path(config.content_dir).absolute(), Path(config.style_dir).absolute()
+    return [
+        Shot(folder / f"{index:03d}_seed{seed}.png", prompt, seed, content.stem, style.stem, content, style)
+        for index, prompt in enumerate(config.prompts)
+        for seed in config.seeds
+    ]
+
+
+def draw(config: EvaluateConfig, shots: Sequence[Shot]) -> None:
+    """Draw those of `shots` that are not there yet, whole and with these settings; then the manifest beside them."""
+    settings = _drawn_with(config)
+    missing = [shot for shot in shots if not _is_drawn(shot, settings)]
+    if missing:
+        backbone = open_for(config)
+        attach(backbone, config.content_file, config.style_file, config.lora_file)
+        bar = tqdm(total=len(shots), initial=len(shots) - len(missing), desc="drawing")
+        for start in range(0, len(missing), SAMPLES_AT_ONCE):
+            some = missing[start : start + SAMPLES_AT_ONCE]
+            prompts, seeds = [shot.prompt for shot in some], [shot.seed for shot in some]
+            pictures = sample_with(backbone, config, prompts, seeds)
+            for shot, picture in zip(some, pictures, strict=True):
+                save_png(shot.file, picture, _facts(shot, settings))
+            bar.update(len(some))
+        bar.close()
+    write_manifest(shots[0].file.parent, shots)
+
+
+def _drawn_with(config: EvaluateConfig) -> dict[str, str]:
+    """What decides a picture besides prompt and seed: settings, and the bytes of the files it is drawn with."""
+    settings = drawn_with(config)
+    for name in ("content_file", "style_file", "lora_file"):
+        if name in settings:
+            try:
+                with open(settings[name], "rb") as file:
+                    settings[f"{name}_sha256"] = hashlib.file_digest(file, "sha256").hexdigest()
+            except OSError as error:
+                raise UserError(
+                    f"{shown(settings[name])}: cannot be read ({error.strerror}); give a file"
+                ) from error
+    return settings
+
+
+def _facts(shot: Shot, settings: Mapping[str, str]) -> dict[str, str]:
+    return {"prompt": shot.prompt, "seed": str(shot.seed), **settings}
+
+
+def _is_drawn(shot: Shot, settings: Mapping[str, str]) -> bool:
+    """Whether the picture is there, whole, and says that it was drawn like this."""
+    try:
+        with Image.open(shot.file, formats=["PNG"]) as picture:
+            picture.load()
+            return picture.text == _facts(shot, settings)
+    except Exception:  # absent, cut off, or no picture: in each case it is drawn again
+        return False

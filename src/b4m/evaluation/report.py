@@ -1,0 +1,281 @@
+"""What an evaluation hands over: means and intervals over pairs, tables, plot, labelled sheet, CSV and JSON."""
+
+import csv
+import json
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from math import ceil, isnan
+from pathlib import Path
+from typing import Any
+
+from PIL import Image, ImageOps
+
+from ..core.errors import UserError
+from ..core.storage import reason, write_atomic, write_text
+from ..data.images import open_pictures
+from ..sampling.grid import grid
+from .manifest import Shot
+from .metrics import Interval, interval, paired_interval
+
+ALIGNMENTS = {  # score: its title
+    "content": "content alignment",
+    "style": "style alignment",
+    "prompt": "prompt alignment",
+    "average": "average alignment",
+    "diversity": "diversity between seeds",
+}
+SHARES = {  # of pictures, as the judges name them
+    "content_right": "content right",
+    "style_right": "style right",
+    "both_right": "both right",
+    "background_right": "background right",
+    "colour_right": "colour right",
+    "leak_content": "leaked content",
+    "leak_style": "leaked style",
+    "leak_background": "leaked background",
+    "leak_colour": "leaked colour",
+}
+SCORES = {**ALIGNMENTS, **SHARES}
+IDENTITY = ("file", "row", "content_name", "style_name", "prompt_text", "seed", "training_seed")
+Record = Mapping[str, Any]
+
+CELL = 128  # pixels of one picture of the sheet
+MAX_PAIRS, MAX_ROWS = 24, 12  # of the sheet
+
+
+def summarise(records: Sequence[Record], baseline: str | None = None) -> dict[str, Any]:
+    """Per row and score: the mean over the pictures of each pair and training seed, over its training seeds,
+    then `metrics.interval` over pairs; against `baseline` the same of paired differences.
+
+    A picture's counterpart has the same pair, prompt, seed and training seed; where one side has no training seed
+    (a base model), it stands beside each of the other's. Ends of an interval are None with a single pair.
+    Raises UserError for a baseline that is no row.
+    """
+    rows: dict[str, list[Record]] = defaultdict(list)
+    for record in records:
+        rows[record["row"]].append(record)
+    check_baseline(rows, baseline)
+    summary: dict[str, Any] = {"baseline": baseline, "rows": {}}
+    for row, mine in rows.items():
+        entry = summary["rows"][row] = {
+            "pictures": len(mine),
+            "pairs": len({_pair(record) for record in mine}),
+            "seeds": len({record["seed"] for record in mine}),
+            "training_seeds": len({record.get("training_seed") for record in mine} - {None}),
+            "scores": {},
+        }
+        for score in SCORES:
+            values = [(record, (record[score],)) for record in mine if record.get(score) is not None]
+            if values:
+                (means,) = _over_pairs(values)
+                entry["scores"][score] = _plain(interval(means), len(means), len(values))
+        if baseline is not None and row != baseline:
+            entry["against_baseline"] = _differences(mine, rows[baseline])
+    return summary
+
+
+def check_baseline(rows: Iterable[str], baseline: str | None) -> None:
+    """Raises UserError for a baseline that is none of `rows`."""
+    if baseline is not None and baseline not in rows:
+        raise UserError(f"baseline {baseline!r} is no row of these pictures; choose one of {', '.join(rows)}")
+
+
+def _pair(record: Record) -> tuple[str, str]:
+    return record["content_name"], record["style_name"]
+
+
+def _over_pairs(values: list[tuple[Record, tuple[float, ...]]]) -> list[list[float]]:
+    """One list per column of the values: its mean for every pair, over training seeds of means over pictures."""
+    cells: dict[tuple, dict[Any, list[tuple[float, ...]]]] = defaultdict(lambda: defaultdict(list))
+    for record, columns in values:
+        cells[_pair(record)][record.get("training_seed")].append(columns)
+
+    def mean(rows: Iterable[Sequence[float]]) -> list[float]:
+        columns = list(zip(*rows, strict=True))
+        return [sum(column) / len(column) for column in columns]
+
+    per_pair = [mean(mean(pictures) for pictures in seeds.values()) for seeds in cells.values()]
+    return [list(column) for column in zip(*per_pair, strict=True)]
+
+
+def _differences(mine: Sequence[Record], theirs: Sequence[Record]) -> dict[str, dict[str, Any]]:
+    found = {}
+    for score in SCORES:
+        counterparts: dict[tuple, dict[Any, float]] = defaultdict(dict)
+        for record in theirs:
+            if record.get(score) is not None:
+                counterparts[_drawn(record)][record.get("training_seed")] = record[score]
+        values = []
+        for record in mine:
+            by_seed = counterparts.get(_drawn(record), {})
+            seed = record.get("training_seed")
+            same = (
+                by_seed.values()
+                if seed is None
+                else [by_seed[key] for key in (seed, None) if key in by_seed][:1]
+            )
+            if record.get(score) is not None and same:
+                values.append((record, (record[score], sum(same) / len(same))))
+        if values:
+            ours, base = _over_pairs(values)
+            found[score] = _plain(paired_interval(ours, base), len(ours), len(values))
+    return found
+
+
+def _drawn(record: Record) -> tuple:
+    return _pair(record), record["prompt_text"], record["seed"]
+
+
+def _plain(found: Interval, pairs: int, pictures: int) -> dict[str, Any]:
+    numbers = {name: None if isnan(value) else value for name, value in found._asdict().items()}
+    return {**numbers, "pairs": pairs, "pictures": pictures}
+
+
+def tables(summary: Mapping[str, Any]) -> str:
+    """The summary as Markdown: alignments, shares of pictures where judges spoke, differences from the baseline."""
+    rows, baseline = summary["rows"], summary["baseline"]
+    parts = ["Mean over pairs [95 % bootstrap interval over pairs].\n"]
+    for scores in (ALIGNMENTS, SHARES):
+        parts.append(_table(rows, scores, "scores"))
+    compared = {row: entry for row, entry in rows.items() if "against_baseline" in entry}
+    if compared:
+        parts.append(f"Difference from {_cell(baseline)}, same pair, prompt, seed and training seed.\n")
+        for scores in (ALIGNMENTS, SHARES):
+            parts.append(_table(compared, scores, "against_baseline"))
+    return "\n".join(part for part in parts if part)
+
+
+def _table(rows: Mapping[str, Any], scores: Mapping[str, str], key: str) -> str:
+    present = [name for name in scores if any(name in entry[key] for entry in rows.values())]
+    if not present:
+        return ""
+    signed = "+" if key == "against_baseline" else ""
+    lines = [["", "pictures", "pairs", *(scores[name] for name in present)]]
+    for row, entry in rows.items():
+        cells = [_number(entry[key].get(name), name in SHARES, signed) for name in present]
+        lines.append([_cell(row), str(entry["pictures"]), str(entry["pairs"]), *cells])
+    lines.insert(1, ["---"] * len(lines[0]))
+    return "".join(f"| {' | '.join(line)} |\n" for line in lines)
+
+
+def _cell(text: str) -> str:
+    return " ".join(text.split()).replace("|", "\\|")
+
+
+def _number(value: Mapping[str, Any] | None, share: bool, signed: str) -> str:
+    if value is None:
+        return "–"
+    form = (lambda x: f"{100 * x:{signed}.0f} %") if share else (lambda x: f"{x:{signed}.3f}")
+    ends = "" if value["low"] is None else f" [{form(value['low'])}, {form(value['high'])}]"
+    return form(value["mean"]) + ends
+
+
+def write_results(
+    folder: Path | str,
+    records: Sequence[Record],
+    summary: Mapping[str, Any],
+    shots: Sequence[Shot],
+    provenance: Mapping[str, Any] | None = None,
+) -> dict[str, Any]:
+    """Write results.json, results.md, pictures.csv, sheet.webp and plot.png; what results.json holds comes back.
+
+    Each file is written atomically. Raises UserError: the disk refuses, no matplotlib (checked last, so that the
+    numbers are safe).
+    """
+    folder = Path(folder)
+    results = {"summary": dict(summary), "provenance": dict(provenance or {})}
+    text = json.dumps(results, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
+    write_text(folder / "results.json", text)
+    write_text(folder / "results.md", tables(summary))
+    write_atomic(folder / "pictures.csv", lambda path: _write_csv(path, records))
+    picture = sheet(shots)
+    write_atomic(folder / "sheet.webp", lambda path: picture.save(path, "WEBP", quality=80))
+    drawn = plot(summary)
+    write_atomic(folder / "plot.png", lambda path: drawn.savefig(path, dpi=120))
+    return results
+
+
+def _write_csv(path: Path, records: Sequence[Record]) -> None:
+    known = {key for record in records for key in record}
+    columns = [name for name in (*IDENTITY, *SCORES) if name in known]
+    columns += sorted(known - set(columns))
+    with path.open("w", encoding="utf-8", newline="") as file:
+        writer = csv.DictWriter(file, columns)
+        writer.writeheader()
+        writer.writerows(records)
+
+
+def sheet(shots: Sequence[Shot]) -> Image.Image:
+    """A line per pair: a reference of either kind, then one picture of each row, with the same prompt and seed.
+
+    At most 24 pairs, spread over all of them, and 12 rows; white where a row has no such picture.
+    """
+    rows = list(dict.fromkeys(shot.row for shot in shots))[:MAX_ROWS]
+    every = list(dict.fromkeys(shot.pair for shot in shots))
+    step = max(1, ceil(len(every) / MAX_PAIRS))
+    cells, labels = [], []
+    for pair in every[::step]:
+        of_pair = [shot for shot in shots if shot.pair == pair]
+        first = of_pair[0]
+        same = {
+            shot.row: shot
+            for shot in reversed(of_pair)
+            if (shot.prompt, shot.seed) == (first.prompt, first.seed)
+        }
+        labels.append(f"{pair[0]} in {pair[1]}, seed {first.seed}")
+        cells += [_thumbnail(first.content_dir), _thumbnail(first.style_dir)]
+        cells += [_thumbnail(same[row].file) if row in same else _blank() for row in rows]
+    return grid(cells, 2 + len(rows), labels, ["content reference", "style reference", *rows])
+
+
+def _blank() -> Image.Image:
+    return Image.new("RGB", (CELL, CELL), "white")
+
+
+def _thumbnail(path: Path) -> Image.Image:
+    """The first picture of a folder, or the one of a file, whole on a white square; small ones keep their pixels."""
+    picture = open_pictures(path)[0]
+    small = max(picture.size) < CELL
+    way = Image.Resampling.NEAREST if small else Image.Resampling.LANCZOS
+    return ImageOps.pad(picture, (CELL, CELL), way, "white")
+
+
+def figure_class() -> type:
+    """matplotlib's Figure, which draws without a screen. Raises UserError where matplotlib is missing."""
+    try:
+        from matplotlib.figure import Figure
+    except ImportError as error:
+        raise UserError(f'the plot needs matplotlib ({reason(error)}): pip install "b4m[eval]"') from error
+    return Figure
+
+
+def plot(summary: Mapping[str, Any]) -> Any:
+    """A matplotlib Figure: a panel per score, in it a dot with its interval per row; the baseline as a dotted line."""
+    rows, baseline = summary["rows"], summary["baseline"]
+    scores = [name for name in SCORES if any(name in entry["scores"] for entry in rows.values())]
+    across = min(4, len(scores))
+    down = ceil(len(scores) / across)
+    margin = 0.085 * max(map(len, rows)) + 0.3  # inches that the longest name takes
+    figure = figure_class()(
+        figsize=(margin + 2.7 * across, down * (0.9 + 0.3 * len(rows))), layout="constrained"
+    )
+    panels = figure.subplots(down, across, sharey=True, squeeze=False).ravel()
+    for panel in panels[len(scores) :]:
+        panel.set_visible(False)
+    for panel, score in zip(panels, scores, strict=False):
+        for height, entry in enumerate(rows.values()):
+            value = entry["scores"].get(score)
+            if value is not None:
+                if value["low"] is not None:
+                    panel.hlines(height, value["low"], value["high"], color="C0", linewidth=2)
+                panel.plot(value["mean"], height, "o", color="C0", markersize=6)
+        if baseline is not None and score in rows[baseline]["scores"]:
+            panel.axvline(rows[baseline]["scores"][score]["mean"], color="gray", linestyle=":", linewidth=1)
+        if score in SHARES:
+            panel.set_xlim(-0.04, 1.04)
+        panel.set_title(SCORES[score], fontsize=10)
+        panel.grid(axis="x", color="0.9")
+        panel.set_axisbelow(True)
+    panels[0].set_yticks(range(len(rows)), list(rows))
+    panels[0].set_ylim(len(rows) - 0.5, -0.5)
+    return figure

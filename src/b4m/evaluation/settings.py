@@ -1,0 +1,83 @@
+"""Settings of `b4m evaluate` and `b4m inspect`."""
+
+from dataclasses import dataclass
+
+from ..config.fields import InputPath, ModelName, OutputPath, check, flag, setting
+from ..config.presets import PRESETS
+from ..config.sampling import DrawnWith
+from ..core.errors import UserError
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvaluateConfig(DrawnWith):
+    """Settings of one evaluation: a folder of pictures with a manifest, or files to draw pictures with first."""
+
+    preset_rows = ("evaluate",)  # over those of drawing
+
+    pictures: InputPath | None = setting("folder of pictures with a manifest.jsonl; nothing is drawn then", None)
+    output_dir: OutputPath = setting(
+        "folder for tables, plot, sheet, cached features and drawn pictures", "outputs/evaluation"
+    )
+    content_dir: InputPath | None = setting("pictures of the content to compare with: a folder or one file", None)
+    style_dir: InputPath | None = setting("pictures of the style to compare with: a folder or one file", None)
+    prompts: tuple[str, ...] = setting("what to draw, one or more prompts", ())
+    seeds: tuple[int, ...] = setting(
+        "one picture per seed and prompt", tuple(range(10)), low=0, high=2**63 - 1
+    )
+    baseline: str | None = setting("row of the manifest that the other rows are compared with", None)
+    content_extractor: str = setting(
+        "model of content alignment (paper: DINOv2): folder, Hugging Face name or open_clip:ARCHITECTURE:WEIGHTS",
+        PRESETS["sdxl"]["evaluate"]["content_extractor"],
+    )
+    style_extractor: str = setting(
+        "model of style alignment (paper: CLIP), written likewise",
+        PRESETS["sdxl"]["evaluate"]["style_extractor"],
+    )
+    prompt_extractor: str = setting(
+        "model of prompt alignment (CLIP), written likewise", PRESETS["sdxl"]["evaluate"]["prompt_extractor"]
+    )
+    content_judge: str | None = setting(
+        "image classifier that names contents, for manifests with labels", None
+    )
+    style_judge: str | None = setting("image classifier that names styles, for manifests with labels", None)
+    background_judge: str | None = setting(
+        "image classifier that names backgrounds, for labels and leaks", None
+    )
+    colour_judge: str | None = setting(
+        "image classifier that names the main colour of what is shown, for labels and leaks", None
+    )
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        files = [name for name in ("content_file", "style_file", "lora_file") if getattr(self, name)]
+        if self.pictures:
+            if given := [*files, *(["prompts"] if self.prompts else [])]:
+                raise UserError(f"--pictures goes without {flag(given[0])}: these pictures are drawn already")
+            return
+        if not files:
+            raise UserError(
+                "nothing to score: give --pictures, or --content-file and --style-file, or --lora-file"
+            )
+        for name in ("prompts", "seeds", "content_dir", "style_dir"):
+            if not getattr(self, name):
+                raise UserError(f"{flag(name)} is missing: pictures are drawn and compared with it")
+        if len(set(self.prompts)) < len(self.prompts) or len(set(self.seeds)) < len(self.seeds):
+            raise UserError("--prompts and --seeds: each may stand there once")
+
+
+@dataclass(frozen=True)
+class InspectConfig:
+    """Settings of one inspection. Raises UserError for a value that cannot work."""
+
+    file: InputPath = setting(
+        "a content file, a style file, a fused file of the second stage, or any other LoRA file"
+    )
+    output: OutputPath = setting("folder for inspection.json and inspection.png", "outputs/inspection")
+    style_file: InputPath | None = setting("a style file: FILE is the content that it is composed with", None)
+    base_model: ModelName | None = setting(
+        "the model a content or style was made for (only its layer sizes are read; default: the one the file names)",
+        None,
+    )
+
+    def __post_init__(self) -> None:
+        check(self)

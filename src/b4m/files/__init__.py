@@ -1,0 +1,1 @@
+"""Concept files and LoRA files, read and written."""

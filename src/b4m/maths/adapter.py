@@ -1,0 +1,287 @@
+"""The adapter on a UNet: the modules that hold B, D, A, C, and the attention processor that carries them."""
+
+from collections.abc import Callable, Mapping
+
+import torch
+import torch.nn.functional as F
+from diffusers.models.attention_processor import Attention, AttnProcessor, AttnProcessor2_0
+from torch import Tensor, nn
+
+from ..core.errors import UserError
+from .plp import FACTORS, BasisSpec, basis, compose, start
+
+PROJECTIONS = ("to_q", "to_k", "to_v", "to_out.0")
+STOCK_PROCESSORS = (AttnProcessor, AttnProcessor2_0)  # both compute what PLPAttnProcessor adds to
+
+
+class _RoutedProduct(torch.autograd.Function):
+    """y = W x + b + W_up (W_down x), Eq. 8; the backward pass sends a row's gradient to the half it trains, Eq. 12.
+
+    x (rows, n) -> y (rows, m). W and b of the frozen layer itself may be None: then its share is left out. Its
+    product and the update's are summed as they are made, one tensor each way. B gets the gradient of rows
+    [0, content_end), D of rows [style_start, rows). All rows share one product each way; a row that must not
+    reach a half never enters its weight gradient.
+    The zeros of the exact basis make the block A C of Eq. 11 zero: no mask, no third product.
+    """
+
+    @staticmethod
+    def forward(ctx, x, W, b, A, B, C, D, content_end: int, style_start: int):
+        W_up, W_down = (factor.to(x.dtype) for factor in compose(A, B, C, D))
+        h = x @ W_down.T  # (rows, r)
+        ctx.save_for_backward(x, h, W, W_up, W_down)
+        ctx.content_end, ctx.style_start = content_end, style_start
+        ctx.d_out, ctx.d_in = len(A), C.shape[1]
+        return h @ W_up.T if W is None else F.linear(x, W, b).addmm_(h, W_up.T)
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx, grad_y):
+        x, h, W, W_up, W_down = ctx.saved_tensors
+        needs_x, _, _, _, needs_B, _, needs_D, _, _ = ctx.needs_input_grad
+        grad_x = grad_B = grad_D = None
+        if needs_B:
+            content = slice(0, ctx.content_end)
+            grad_B = grad_y[content, ctx.d_out :].T @ h[content]
+        if needs_x or needs_D:
+            grad_h = grad_y @ W_up
+        if needs_D:
+            style = slice(ctx.style_start, None)
+            grad_D = grad_h[style].T @ x[style, ctx.d_in :]
+        if needs_x:
+            grad_x = grad_h @ W_down if W is None else (grad_y @ W).addmm_(grad_h, W_down)
+        return grad_x, None, None, None, grad_B, None, grad_D, None, None
+
+
+def _is_plain(weight: Tensor, dtype: torch.dtype) -> bool:
+    """A frozen weight that can be multiplied as it is: neither of another dtype nor quantized."""
+    return type(weight) is nn.Parameter and weight.dtype == dtype and not weight.requires_grad
+
+
+class PLPLinear(nn.Module):
+    """The partly learnable projection of one linear layer (Sec. 4.1): parameters B and D, buffers A and C.
+
+    B (m - d_out, r) and D (r, n - d_in) start so that dW = 0. They and the basis, A (d_out, r) and C (r, d_in), stay
+    float32 whatever dtype the UNet around them is converted to.
+    """
+
+    def __init__(self, m: int, n: int, spec: BasisSpec, layer: str) -> None:
+        super().__init__()
+        A, C = basis(spec, layer, m, n)
+        # Buffers: no gradient, no optimizer and no decay reaches them. Not saved: the spec gives them again.
+        self.register_buffer("A", A, persistent=False)
+        self.register_buffer("C", C, persistent=False)
+        self.B, self.D = map(nn.Parameter, start(spec, layer, m, n))
+
+    def forward(
+        self,
+        x: Tensor,
+        content_rows: int | None = None,
+        content_strength: float = 1.0,
+        style_strength: float = 1.0,
+        onto: nn.Module | None = None,
+    ) -> Tensor:
+        """dW x: (rows, tokens, n) -> (rows, tokens, m), in x's dtype (or autocast's).
+
+        onto: the layer that is adapted: onto(x) + dW x.
+        content_rows: the first so many rows train B alone, the others D alone (Eq. 12); None: all both.
+        content_strength, style_strength: scale B and D. Raises ValueError for more content rows than rows.
+        """
+        rows = x.shape[0]
+        if content_rows is not None and not 0 <= content_rows <= rows:
+            raise ValueError(f"content_rows is {content_rows}, but the batch has {rows} rows")
+        kind = x.device.type
+        if torch.amp.is_autocast_available(kind) and torch.is_autocast_enabled(kind):
+            x = x.to(torch.get_autocast_dtype(kind))
+        W = b = None
+        if type(onto) is nn.Linear and _is_plain(onto.weight, x.dtype):
+            W, b = onto.weight, onto.bias
+        B = self.B if content_strength == 1 else content_strength * self.B
+        D = self.D if style_strength == 1 else style_strength * self.D
+        flat = x.flatten(0, -2)  # (rows * tokens, n), rows in order: the same cut separates them
+        cut = None if content_rows is None else content_rows * (flat.shape[0] // max(rows, 1))
+        content_end, style_start = (flat.shape[0], 0) if cut is None else (cut, cut)
+        y = _RoutedProduct.apply(flat, W, b, self.A, B, self.C, D, content_end, style_start)
+        y = y.unflatten(0, x.shape[:-1])
+        return y if onto is None or W is not None else onto(x) + y
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> "PLPLinear":
+        # denoiser.to(float16) reaches this module too. It may move B, D, A, C but must not round them.
+        return super()._apply(lambda tensor: tensor.to(fn(tensor).device), recurse)
+
+
+class PLPAttnProcessor(nn.Module):
+    """Scaled dot-product attention, self and cross, with a PLPLinear added to each adapted projection.
+
+    layers: from the projection's name in the Attention module ("to_q", "to_out.0", ...) to its PLPLinear.
+    The last three arguments of a call come from Diffusers' cross_attention_kwargs, for PLPLinear.forward.
+    """
+
+    def __init__(self, layers: Mapping[str, PLPLinear]) -> None:
+        super().__init__()
+        self.layers = nn.ModuleDict({name.replace(".", "_"): layer for name, layer in layers.items()})
+
+    # Not `forward`: Diffusers reads the signature of `__call__` to tell which cross_attention_kwargs to pass.
+    def __call__(
+        self,
+        attn: Attention,
+        hidden_states: Tensor,
+        encoder_hidden_states: Tensor | None = None,
+        attention_mask: Tensor | None = None,
+        temb: Tensor | None = None,
+        content_rows: int | None = None,
+        content_strength: float = 1.0,
+        style_strength: float = 1.0,
+    ) -> Tensor:
+        """hidden_states (rows, tokens, n) or (rows, n, height, width), and out in the same shape.
+
+        encoder_hidden_states (rows, tokens', n') is what keys and values come from; None: hidden_states.
+        """
+
+        def project(name: str, linear: nn.Module, x: Tensor) -> Tensor:
+            if name not in self.layers:
+                return linear(x)
+            return self.layers[name](x, content_rows, content_strength, style_strength, linear)
+
+        x = hidden_states if attn.spatial_norm is None else attn.spatial_norm(hidden_states, temb)
+        if hidden_states.ndim == 4:
+            x = x.flatten(2).transpose(1, 2)  # (rows, tokens, n)
+        context = x if encoder_hidden_states is None else encoder_hidden_states
+        mask = _heads_mask(attn, attention_mask, context)
+        if attn.group_norm is not None:
+            x = attn.group_norm(x.transpose(1, 2)).transpose(1, 2)
+        if encoder_hidden_states is None:
+            context = x
+        elif attn.norm_cross:
+            context = attn.norm_encoder_hidden_states(context)
+
+        q, k, v = (
+            project(name, getattr(attn, name), tokens).unflatten(-1, (attn.heads, -1)).transpose(1, 2)
+            for name, tokens in (("to_q", x), ("to_k", context), ("to_v", context))
+        )  # (rows, heads, tokens, width of a head)
+        q = q if attn.norm_q is None else attn.norm_q(q)
+        k = k if attn.norm_k is None else attn.norm_k(k)
+        y = _attention(q, k, v, mask).transpose(1, 2).flatten(2)
+
+        y = attn.to_out[1](project("to_out_0", attn.to_out[0], y))  # [1] is dropout
+        if hidden_states.ndim == 4:
+            y = y.transpose(1, 2).reshape(hidden_states.shape)
+        if attn.residual_connection:
+            y = y + hidden_states
+        return y / attn.rescale_output_factor
+
+
+def _attention(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
+    """softmax(q k^T / sqrt(width)) v, each (rows, heads, tokens, width of a head), in q's dtype."""
+    dtype = q.dtype
+    if q.device.type == "cpu" and dtype.itemsize < 4:  # its half-precision kernel: ten times slower, backward
+        q, k, v = q.float(), k.float(), v.float()
+        mask = mask if mask is None else mask.float()
+    return F.scaled_dot_product_attention(q, k, v, attn_mask=mask).to(dtype)
+
+
+def _heads_mask(attn: Attention, mask: Tensor | None, context: Tensor) -> Tensor | None:
+    """Diffusers' additive mask as (rows, heads, 1 or tokens, tokens'), padded to the context's length."""
+    if mask is None:
+        return None
+    rows, length, _ = context.shape
+    mask = attn.prepare_attention_mask(mask, length, rows)  # (rows * heads, 1 or tokens, tokens')
+    return mask.unflatten(0, (rows, attn.heads))
+
+
+class Adapter:
+    """What was installed on a UNet: one PLPLinear per adapted layer, under the layer's full name in the UNet.
+
+    layers: for instance {"down_blocks.1.attentions.0.transformer_blocks.0.attn1.to_q": PLPLinear, ...}
+    spec: the basis; choice: "square" or "all", which layers are adapted.
+    """
+
+    def __init__(self, spec: BasisSpec, choice: str, layers: dict[str, PLPLinear], stock: dict) -> None:
+        self.spec, self.choice, self.layers = spec, choice, layers
+        self._stock = stock  # the attention processors that were there before, by name
+
+    @classmethod
+    def install(cls, denoiser: nn.Module, spec: BasisSpec, layers: str = "square") -> "Adapter":
+        """Freeze the UNet and put an adapter that starts as the identity on its attention projections.
+
+        layers: "square", those with m = n (Sec. 4.1), or "all", with the cross-attention keys and values.
+        Raises UserError for another choice, a UNet without attention or with an adapter already.
+        """
+        if layers not in ("square", "all"):
+            raise UserError(f'layers {layers!r}: choose "square" or "all"')
+        stock = dict(denoiser.attn_processors)
+        for name, processor in stock.items():
+            if type(processor) not in STOCK_PROCESSORS:
+                found = type(processor).__name__
+                raise UserError(f"UNet, {name}: carries {found} already; load a base without adapters")
+        installed, processors = {}, {}
+        for name in stock:
+            path = name.removesuffix(".processor")
+            found = _adapted(denoiser.get_submodule(path), path, spec, layers)
+            installed |= {f"{path}.{projection}": layer for projection, layer in found.items()}
+            processors[name] = PLPAttnProcessor(found)
+        if not installed:
+            raise UserError(f'UNet: layers "{layers}" finds no attention projection; is it an SDXL UNet?')
+        denoiser.requires_grad_(False)
+        denoiser.set_attn_processor(processors)
+        return cls(spec, layers, installed, stock)
+
+    def remove(self, denoiser: nn.Module) -> None:
+        """Put the stock attention processors back. The UNet stays frozen; this adapter keeps its B and D."""
+        denoiser.set_attn_processor(dict(self._stock))
+
+    def to(self, device: torch.device | str) -> "Adapter":
+        """Move A, B, C and D of every layer, in place."""
+        for layer in self.layers.values():
+            layer.to(device)
+        return self
+
+    def parameters_of(self, kind: str) -> list[nn.Parameter]:
+        """B of every layer for "content", D for "style", in layer order."""
+        return [getattr(layer, FACTORS[kind]) for layer in self.layers.values()]
+
+    def pairs(self) -> list[tuple[nn.Parameter, nn.Parameter]]:
+        """(B, D) of every layer, in layer order."""
+        return [(layer.B, layer.D) for layer in self.layers.values()]
+
+    def factor(self, kind: str) -> dict[str, Tensor]:
+        """Copies on the CPU of B ("content") or D ("style") of every layer, by layer name."""
+        halves = zip(self.layers, self.parameters_of(kind), strict=True)
+        return {name: half.detach().cpu().clone() for name, half in halves}
+
+    @torch.no_grad()
+    def load_factor(self, kind: str, tensors: Mapping[str, Tensor]) -> None:
+        """Set B ("content") or D ("style") of every layer. UserError, and nothing set, if one misfits."""
+        where, advice = f"{kind} weights", "use the base, layers and rank that they were made with"
+        halves = dict(zip(self.layers, self.parameters_of(kind), strict=True))
+        if missing := [name for name in halves if name not in tensors]:
+            raise UserError(f"{where}: no tensor for layer {missing[0]}; {advice}")
+        if unknown := [name for name in tensors if name not in halves]:
+            raise UserError(f"{where}: this UNet has no adapted layer {unknown[0]}; {advice}")
+        for name, half in halves.items():
+            found, expected = tuple(tensors[name].shape), tuple(half.shape)
+            if found != expected:
+                raise UserError(f"{where}: layer {name} is {found}, expected {expected}; {advice}")
+        for name, half in halves.items():
+            half.copy_(tensors[name])
+
+    @torch.no_grad()
+    def lora(
+        self, content_strength: float = 1.0, style_strength: float = 1.0
+    ) -> dict[str, tuple[Tensor, Tensor]]:
+        """The adapter as an ordinary LoRA: layer name -> (W_up (m, r), W_down (r, n)), float32 on the CPU."""
+        factors = {}
+        for name, layer in self.layers.items():
+            W_up, W_down = compose(layer.A, content_strength * layer.B, layer.C, style_strength * layer.D)
+            factors[name] = W_up.cpu(), W_down.cpu()
+        return factors
+
+
+def _adapted(attn: Attention, path: str, spec: BasisSpec, layers: str) -> dict[str, PLPLinear]:
+    """A fresh PLPLinear for each chosen projection of one attention, by the projection's name."""
+    found = {}
+    for projection in PROJECTIONS:
+        weight = attn.get_submodule(projection).weight
+        m, n = weight.shape
+        if m == n or layers == "all":
+            found[projection] = PLPLinear(m, n, spec, f"{path}.{projection}").to(weight.device)
+    return found

@@ -1,0 +1,105 @@
+"""Eq. 12 of the paper: noise and timesteps per sample, the denoising loss per sample, and its sum over samples."""
+
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor
+
+from ..core.seeds import seeded
+
+Denoiser = Callable[[Tensor, Tensor], Tensor]  # (noisy (samples, c, h, w), timesteps (samples,)) -> prediction
+
+
+def draw_noise(
+    seed: int, step: int, samples: Sequence[int], shape: Sequence[int], train_timesteps: int
+) -> tuple[Tensor, Tensor]:
+    """Noise (samples, *shape) float32, timesteps (samples,) int64; each is a function of (seed, step, sample)."""
+    noise, timesteps = [], []
+    for sample in samples:
+        generator = seeded("draw", seed, step, sample)
+        timesteps.append(torch.randint(train_timesteps, (), generator=generator))
+        noise.append(torch.randn(tuple(shape), generator=generator))
+    return torch.stack(noise), torch.stack(timesteps)
+
+
+def _at(alphas_cumprod: Tensor, timesteps: Tensor) -> tuple[Tensor, Tensor]:
+    """alpha_t and sigma_t of the variance-preserving process, (samples, 1, 1, 1) float32."""
+    alpha_bar = alphas_cumprod.to(timesteps.device, torch.float32)[timesteps][:, None, None, None]
+    return alpha_bar.sqrt(), (1 - alpha_bar).sqrt()
+
+
+def add_noise(latents: Tensor, noise: Tensor, timesteps: Tensor, alphas_cumprod: Tensor) -> Tensor:
+    """x_t = alpha_t x_0 + sigma_t noise. (samples, c, h, w); alphas_cumprod (train_timesteps,)."""
+    alpha, sigma = _at(alphas_cumprod, timesteps)
+    return alpha * latents + sigma * noise
+
+
+def regression_target(
+    latents: Tensor, noise: Tensor, timesteps: Tensor, alphas_cumprod: Tensor, prediction_type: str
+) -> Tensor:
+    """What the denoiser should say, (samples, c, h, w): the noise, or v = alpha_t noise - sigma_t x_0.
+
+    Raises ValueError for another prediction type than "epsilon" and "v_prediction".
+    """
+    if prediction_type == "epsilon":
+        return noise
+    if prediction_type == "v_prediction":
+        alpha, sigma = _at(alphas_cumprod, timesteps)
+        return alpha * noise - sigma * latents
+    raise ValueError(f"prediction type {prediction_type!r}: epsilon and v_prediction are known")
+
+
+def min_snr_weight(timesteps: Tensor, alphas_cumprod: Tensor, prediction_type: str, gamma: float) -> Tensor:
+    """Min-SNR weights (samples,): min(snr, gamma) / snr for epsilon, / (snr + 1) for v (Hang et al. 2023)."""
+    alpha, sigma = _at(alphas_cumprod, timesteps)
+    snr = ((alpha / sigma) ** 2)[:, 0, 0, 0]
+    return snr.clamp(max=gamma) / (snr if prediction_type == "epsilon" else snr + 1)
+
+
+def sample_losses(prediction: Tensor, target: Tensor) -> Tensor:
+    """Mean squared error of each sample in float32: (samples, c, h, w) twice -> (samples,)."""
+    return (prediction.float() - target.float()).square().flatten(1).mean(1)
+
+
+def terms(losses: Tensor, is_target: Tensor) -> Tensor:
+    """The two terms of Eq. 12 (2,): the mean over the target's samples, the mean over the n partner samples.
+
+    losses (samples,); is_target (samples,) bool, with at least one row of either kind. No indexing with a mask, which
+    would make the host wait for the device to count.
+    """
+    kinds = torch.stack([is_target, ~is_target])
+    return torch.where(kinds, losses, 0).sum(1) / kinds.sum(1)
+
+
+def sample_weights(is_target: Tensor) -> Tensor:
+    """What each sample counts in Eq. 12 (samples,) float32: one over the number of samples of its kind."""
+    kinds = torch.stack([is_target, ~is_target])
+    return (kinds / kinds.sum(1, keepdim=True)).sum(0)
+
+
+def in_parts(samples: int, at_once: int) -> list[slice]:
+    """The samples of a batch in runs of at most `at_once`: their gradients add up to the batch's."""
+    return [slice(first, min(first + at_once, samples)) for first in range(0, samples, at_once)]
+
+
+def objective(
+    denoiser: Denoiser,
+    latents: Tensor,
+    noise: Tensor,
+    timesteps: Tensor,
+    weights: Tensor,
+    alphas_cumprod: Tensor,
+    prediction_type: str,
+    snr_gamma: float | None = None,
+) -> tuple[Tensor, Tensor]:
+    """Eq. 12 on one batch, or on a part of it: (loss scalar, losses (samples,) detached), both float32.
+
+    latents, noise (samples, c, h, w); timesteps (samples,); weights (samples,): `sample_weights` of these samples.
+    The routing is the denoiser's part.
+    """
+    prediction = denoiser(add_noise(latents, noise, timesteps, alphas_cumprod), timesteps)
+    target = regression_target(latents, noise, timesteps, alphas_cumprod, prediction_type)
+    losses = sample_losses(prediction, target)
+    if snr_gamma is not None:
+        losses = losses * min_snr_weight(timesteps, alphas_cumprod, prediction_type, snr_gamma)
+    return (weights * losses).sum(), losses.detach()

@@ -1,0 +1,1 @@
+"""One file for each way to learn a content and a style."""

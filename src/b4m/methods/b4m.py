@@ -1,0 +1,188 @@
+"""B4M: content and style learned apart, each beside partners (Sec. 4.2), then tuned together (Sec. 4.3)."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from ..backbones.latent_diffusion import check_base
+from ..backbones.protocol import Attached, Backbone
+from ..config.training import ContentConfig, SecondConfig, StyleConfig, TrainConfig
+from ..core.errors import UserError
+from ..core.storage import fingerprint
+from ..data.inputs import Inputs
+from ..files.concept import Concept, check_pair, load_concept
+from ..files.lora import split_lora
+from ..files.opening import Opened
+from ..maths.adapter import Adapter
+from ..maths.plp import FACTORS
+from ..maths.riemannian import RiemannianAdamW, RiemannianSGD
+from .factors import AttachedFactors, FactorLearner, concept_of, gather, save_concepts, save_fused, spec_of
+from .protocol import Pair, Task
+
+OTHER = {"content": "style", "style": "content"}
+
+
+class StageOne:
+    """One concept beside partners of the other kind, from nothing."""
+
+    def __init__(self, config: ContentConfig | StyleConfig) -> None:
+        self.config, self.kind = config, config.stage
+        self.prompt = getattr(config, f"{self.kind}_prompt")
+        self.preview_prompt = config.prompt or self.prompt
+        prompts = {self.kind: self.preview_prompt}
+        self.inputs: Inputs = gather(config, (self.kind,), prompts, partner=OTHER[self.kind])
+
+    def facts(self) -> dict[str, Any]:
+        return self.inputs.facts()
+
+    def start(self, backbone: Backbone) -> "StageOneLearner":
+        config = self.config
+        adapter = Adapter.install(backbone.denoiser, spec_of(config), config.layers)
+        lr = {self.kind: config.lr, OTHER[self.kind]: config.partner_lr}
+        return StageOneLearner(backbone, self.inputs, config, adapter, config.routing, lr)
+
+
+class StageOneLearner(FactorLearner):
+    """Keeps the factor of its own kind; the partners' is given up."""
+
+    def save(self, folder: Path, facts: Mapping[str, str]) -> None:
+        config, kind = self.config, self.config.stage
+        prompt = config.prompt or getattr(config, f"{kind}_prompt")
+        trigger = getattr(config, f"{kind}_trigger")
+        save_concepts(folder, {kind: concept_of(kind, self.adapter, self.backbone, facts, prompt, trigger)})
+
+
+class SecondStage:
+    """Both concepts together, from the B and D of their files, under a Riemannian precondition."""
+
+    def __init__(self, config: SecondConfig) -> None:
+        self.config, self.preview_prompt = config, config.both_prompt
+        self.concepts = {kind: load_concept(getattr(config, f"{kind}_file")) for kind in FACTORS}
+        check_pair(self.concepts["content"], self.concepts["style"])
+        prompts = {
+            kind: concept.metadata.get("prompt", getattr(config, f"{kind}_prompt"))
+            for kind, concept in self.concepts.items()
+        }
+        self.inputs: Inputs = gather(config, tuple(FACTORS), prompts, partner=None)
+
+    def facts(self) -> dict[str, Any]:
+        files = {f"{kind}_file": fingerprint(concept.tensors, {}) for kind, concept in self.concepts.items()}
+        return {**self.inputs.facts(), **files}
+
+    def start(self, backbone: Backbone) -> "SecondStageLearner":
+        adapter = install(backbone, self.concepts)
+        return SecondStageLearner(backbone, self.inputs, self.config, adapter, self.concepts)
+
+
+class SecondStageLearner(FactorLearner):
+    """Every sample trains both factors."""
+
+    def __init__(
+        self,
+        backbone: Backbone,
+        inputs: Inputs,
+        config: SecondConfig,
+        adapter: Adapter,
+        concepts: Mapping[str, Concept],
+    ) -> None:
+        super().__init__(backbone, inputs, config, adapter, False, dict.fromkeys(FACTORS, config.lr))
+        self.concepts = concepts
+
+    def optimizer(self) -> torch.optim.Optimizer:
+        config = self.config
+        if config.optimizer == "adamw":
+            return super().optimizer()
+        options = {} if config.damping is None else {"damping": config.damping}
+        cls = {"riemannian-adamw": RiemannianAdamW, "riemannian-sgd": RiemannianSGD}[config.optimizer]
+        return cls(self.stacks.pairs, lr=config.lr, weight_decay=config.weight_decay, **options)
+
+    def save(self, folder: Path, facts: Mapping[str, str]) -> None:
+        save_fused(folder, self.adapter, self.backbone, facts, self.concepts)
+
+
+def install(
+    backbone: Backbone, concepts: Mapping[str, Concept], names: Mapping[str, str] | None = None
+) -> Adapter:
+    """An adapter with exactly the factors of concept files; a factor that is not given is as before training.
+
+    names: what the files are called, for an error line. Raises UserError for files of another base model.
+    """
+    for kind, concept in concepts.items():
+        what = (names or {}).get(kind, f"the {kind} file")
+        check_base(concept.unet_hash, backbone.denoiser, what, backbone.name)
+    first = next(iter(concepts.values()))
+    adapter = Adapter.install(backbone.denoiser, first.spec, first.layers)
+    for kind, concept in concepts.items():
+        adapter.load_factor(kind, concept.tensors)
+    adapter.to(backbone.denoiser.device)
+    return adapter
+
+
+class B4M:
+    """The whole method."""
+
+    name, doc = "b4m", "content and style of stage one, then the second stage"
+    jobs = (ContentConfig, StyleConfig, SecondConfig)
+    triggers = True
+
+    def task(self, config: TrainConfig) -> Task:
+        return SecondStage(config) if isinstance(config, SecondConfig) else StageOne(config)
+
+    def files(self, pair: Pair) -> dict[str, Path]:
+        content, style = pair.train(ContentConfig), pair.train(StyleConfig)
+        return {"lora_file": pair.train(SecondConfig, content_file=content, style_file=style)}
+
+    def attach(self, backbone: Backbone, files: Mapping[str, Opened]) -> Attached:
+        """A content, a style, both composed, or a fused file taken apart again."""
+        if "lora" in files:
+            fused = files["lora"]
+            check_base(fused.metadata.get("b4m.unet_hash", ""), backbone.denoiser, fused.where, backbone.name)
+            adapter = Adapter.install(backbone.denoiser, fused.spec, fused.metadata["b4m.layers"])
+            for kind, tensors in zip(FACTORS, split_lora(fused.layers, fused.spec), strict=True):
+                adapter.load_factor(kind, tensors)
+            adapter.to(backbone.denoiser.device)
+            return AttachedFactors(adapter, backbone)
+        concepts = {role: opened.concept for role, opened in files.items()}
+        for role, concept in concepts.items():
+            if concept.kind != role:
+                raise UserError(
+                    f"{files[role].where}: holds a {concept.kind}, and was given as the {role} file"
+                )
+        names = {role: opened.where for role, opened in files.items()}
+        if len(concepts) == 2:
+            for role, concept in concepts.items():
+                check_base(concept.unet_hash, backbone.denoiser, names[role], backbone.name)
+            check_pair(concepts["content"], concepts["style"])
+        return AttachedFactors(install(backbone, concepts, names), backbone)
+
+
+class Composed(B4M):
+    """Without the second stage."""
+
+    name, doc = "composed", "content and style of stage one, without a second stage"
+    jobs = ()
+
+    def files(self, pair: Pair) -> dict[str, Path]:
+        return {"content_file": pair.train(ContentConfig), "style_file": pair.train(StyleConfig)}
+
+
+class ContentAlone(B4M):
+    """The content without a style."""
+
+    name, doc = "content", "the content alone (stage one)"
+    jobs = ()
+
+    def files(self, pair: Pair) -> dict[str, Path]:
+        return {"content_file": pair.train(ContentConfig)}
+
+
+class StyleAlone(B4M):
+    """The style without a content."""
+
+    name, doc = "style", "the style alone (stage one)"
+    jobs = ()
+
+    def files(self, pair: Pair) -> dict[str, Path]:
+        return {"style_file": pair.train(StyleConfig)}

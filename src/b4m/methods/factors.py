@@ -1,0 +1,145 @@
+"""Learning B and D of every layer (Sec. 4.1 and 4.2): what b4m's jobs and joint training share."""
+
+from collections.abc import Mapping
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from ..backbones.latent_diffusion import denoiser_hash
+from ..backbones.protocol import Backbone
+from ..config.training import LORA_FILE, Factors, TrainConfig
+from ..data.inputs import Group, Inputs, partner_prompt, read_inputs
+from ..files.concept import Concept, save_concept
+from ..files.lora import save_lora, spec_metadata, stamp
+from ..maths.adapter import Adapter
+from ..maths.plp import FACTORS, BasisSpec
+from ..maths.stacks import Stacks
+from .denoising import DenoisingLearner
+from .protocol import Batch
+
+
+class FactorLearner(DenoisingLearner):
+    """B ("content/<layer>") and D ("style/<layer>") of an adapter, under the loss of Eq. 12.
+
+    routed: a sample's gradient reaches its kind's factor alone, else both. lr: of either factor.
+    """
+
+    def __init__(
+        self,
+        backbone: Backbone,
+        inputs: Inputs,
+        config: TrainConfig,
+        adapter: Adapter,
+        routed: bool,
+        lr: Mapping[str, float],
+    ) -> None:
+        super().__init__(backbone, inputs, config)
+        self.adapter, self.lr = adapter, lr
+        self.content_samples = inputs.content_samples if routed else None  # the others are the style's
+        self.named = {
+            f"{kind}/{layer}": parameter
+            for kind in FACTORS
+            for layer, parameter in zip(adapter.layers, adapter.parameters_of(kind), strict=True)
+        }
+        backbone.attached = AttachedFactors(adapter, backbone)
+
+    @cached_property
+    def stacks(self) -> Stacks:
+        """Made when the layers are on their device, since stacks stay where they are made."""
+        return Stacks(self.adapter.pairs())
+
+    @property
+    def parameters(self) -> list[nn.Parameter]:
+        return self.stacks.parameters
+
+    def optimizer(self) -> torch.optim.Optimizer:
+        """AdamW with a learning rate per factor."""
+        groups = [{"params": stacked, "lr": self.lr[kind]} for kind, stacked in self.stacks.factors.items()]
+        return torch.optim.AdamW(groups, weight_decay=self.config.weight_decay, fused=self.fused)
+
+    def zero_grad(self) -> None:
+        self.stacks.zero_grad()
+
+    def gather(self) -> None:
+        self.stacks.gather()
+
+    def attention(self, batch: Batch) -> dict[str, Any]:
+        if self.content_samples is None:
+            return {"content_rows": None}
+        return {"content_rows": min(max(self.content_samples - batch.first, 0), len(batch.images))}
+
+    def learns_from(self, sample: int) -> set[str]:
+        if self.content_samples is None:
+            return set(FACTORS)
+        return {"content" if sample < self.content_samples else "style"}
+
+
+class AttachedFactors:
+    """B and D on a denoiser, with a dial for each."""
+
+    def __init__(self, adapter: Adapter, backbone: Backbone) -> None:
+        self.adapter, self.backbone = adapter, backbone
+
+    def arguments(self, content: float, style: float) -> dict[str, Any]:
+        return {"content_strength": content, "style_strength": style}
+
+    def remove(self) -> None:
+        self.adapter.remove(self.backbone.denoiser)
+
+
+def spec_of(config: Factors) -> BasisSpec:
+    """The basis that a job's settings describe."""
+    return BasisSpec(config.basis_seed, config.rank, config.ratio, config.basis, config.basis_scale)
+
+
+def gather(config: TrainConfig, kinds: tuple[str, ...], prompts: Mapping[str, str], partner: str | None) -> Inputs:
+    """Images and captions of the targets `kinds`, and of the partners, one sample each (Sec. 4.2). Raises UserError."""
+    groups = [
+        Group(kind, getattr(config, f"{kind}_dir"), prompts[kind], config.target_rows) for kind in kinds
+    ]
+    if partner:
+        captions = config.partner_prompts or [None] * len(config.partner_dirs)
+        for path, caption in zip(config.partner_dirs, captions, strict=True):
+            groups.append(Group(partner, (path,), caption or partner_prompt(partner, path), 1, partner=True))
+    return read_inputs(groups, config.resolution, config.fit)
+
+
+def concept_of(
+    kind: str, adapter: Adapter, backbone: Backbone, metadata: Mapping[str, str], prompt: str, trigger: str
+) -> Concept:
+    """One factor of an adapter as it goes into a concept file."""
+    return Concept(
+        kind,
+        adapter.factor(kind),
+        adapter.spec,
+        adapter.choice,
+        denoiser_hash(backbone.denoiser),
+        {**metadata, "prompt": prompt, "trigger": trigger},
+    )
+
+
+def save_fused(
+    folder: Path, adapter: Adapter, backbone: Backbone, metadata: Mapping[str, str], concepts: Mapping[str, Concept]
+) -> None:
+    """Both factors fused as an ordinary LoRA. concepts: whose prompts and trigger words it carries on."""
+    words = {
+        f"b4m.{kind}_{key}": concept.metadata[key]
+        for kind, concept in concepts.items()
+        for key in ("prompt", "trigger")
+        if key in concept.metadata
+    }
+    basis = {
+        **spec_metadata(adapter.spec),
+        "b4m.layers": adapter.choice,
+        "b4m.unet_hash": denoiser_hash(backbone.denoiser),
+    }
+    facts = {f"b4m.{key}": value for key, value in metadata.items()}
+    save_lora(folder / LORA_FILE, adapter.lora(), {**facts, **basis, **words, **stamp(backbone)})
+
+
+def save_concepts(folder: Path, concepts: Mapping[str, Concept]) -> None:
+    for kind, concept in concepts.items():
+        save_concept(folder / f"{kind}.safetensors", concept)

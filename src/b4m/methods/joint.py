@@ -1,0 +1,80 @@
+"""Joint training: one run for a content and a style, what the paper compares with (JTtrain, w/o MCP-I)."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from ..backbones.protocol import Backbone
+from ..config.training import JointConfig, SecondConfig, TrainConfig
+from ..data.inputs import Inputs
+from ..maths.adapter import Adapter
+from ..maths.plp import FACTORS
+from .b4m import B4M
+from .factors import FactorLearner, concept_of, gather, save_concepts, save_fused, spec_of
+from .protocol import Pair, Task
+
+
+class JointTask:
+    """Both concepts in one run, from nothing and without partners."""
+
+    def __init__(self, config: JointConfig) -> None:
+        self.config, self.preview_prompt = config, config.both_prompt
+        prompts = {kind: getattr(config, f"{kind}_prompt") for kind in FACTORS}
+        self.inputs: Inputs = gather(config, tuple(FACTORS), prompts, partner=None)
+
+    def facts(self) -> dict[str, Any]:
+        return self.inputs.facts()
+
+    def start(self, backbone: Backbone) -> "JointLearner":
+        config = self.config
+        adapter = Adapter.install(backbone.denoiser, spec_of(config), config.layers)
+        lr = dict.fromkeys(FACTORS, config.lr)
+        return JointLearner(backbone, self.inputs, config, adapter, config.routing, lr)
+
+
+class JointLearner(FactorLearner):
+    """Writes both factors, apart and fused."""
+
+    def save(self, folder: Path, facts: Mapping[str, str]) -> None:
+        config = self.config
+        concepts = {
+            kind: concept_of(
+                kind,
+                self.adapter,
+                self.backbone,
+                facts,
+                getattr(config, f"{kind}_prompt"),
+                getattr(config, f"{kind}_trigger"),
+            )
+            for kind in FACTORS
+        }
+        save_concepts(folder, concepts)
+        save_fused(folder, self.adapter, self.backbone, facts, concepts)
+
+
+class Joint(B4M):
+    """JTtrain at ratio 0 without routing; at other settings training one to one, w/o MCP-I."""
+
+    name, doc = "joint", "one run on the pair"
+    jobs = (JointConfig,)
+
+    def task(self, config: TrainConfig) -> Task:
+        return JointTask(config)
+
+    def files(self, pair: Pair) -> dict[str, Path]:
+        return {"lora_file": pair.train(JointConfig)}
+
+
+class JointThenSecond(Joint):
+    """JTtrain-II: the captions beside the images tell the concepts apart."""
+
+    name, doc = (
+        "joint-then-second",
+        "one run on all contents and styles of the study, then the second stage on the pair",
+    )
+    jobs = ()
+
+    def files(self, pair: Pair) -> dict[str, Path]:
+        folder = pair.train(JointConfig, everything=True).parent
+        files = {f"{kind}_file": folder / f"{kind}.safetensors" for kind in FACTORS}
+        return {"lora_file": pair.train(SecondConfig, **files)}

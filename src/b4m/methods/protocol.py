@@ -1,0 +1,108 @@
+"""What a method is to the rest of the house: its jobs, what they learn, and how its files are put on a base model.
+
+A method is one file. Study, evaluation, sampling and the command line know methods by name only (`registry`).
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar, Protocol
+
+import torch
+from torch import Tensor, nn
+
+from ..backbones.cache import Cache
+from ..backbones.protocol import Attached, Backbone, Conditions
+from ..config.training import TrainConfig
+from ..data.inputs import Inputs
+from ..files.opening import Opened
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Samples of one micro-batch, or of a part of it. A row of each tensor is a sample."""
+
+    images: Tensor  # (k,) index into Inputs.images
+    latents: Tensor  # (k, c, h, w) float32, without noise
+    noise: Tensor  # like latents
+    timesteps: Tensor  # (k,) int64
+    weights: Tensor  # (k,) what each sample counts in Eq. 12
+    conditions: Conditions
+    first: int  # place of the first of them in the micro-batch
+
+
+class Learner(Protocol):
+    """What one training changes, on a backbone that stays as it is."""
+
+    backbone: Backbone
+
+    @property
+    def named(self) -> Mapping[str, nn.Parameter]:
+        """All that learns, by the names under which states keep it."""
+
+    @property
+    def parameters(self) -> list[nn.Parameter]:
+        """What the optimizer steps: the parameters of `named`, or stacks of them."""
+
+    def optimizer(self) -> torch.optim.Optimizer:
+        """A new one, over `parameters`."""
+
+    def zero_grad(self) -> None:
+        """Forget all gradients."""
+
+    def gather(self) -> None:
+        """Bring the gradients of `named` to `parameters`."""
+
+    def encode(self, device: torch.device) -> Cache:
+        """Images and prompts, encoded before the loop begins."""
+
+    def loss(self, batch: Batch) -> tuple[Tensor, Tensor]:
+        """(the scalar to differentiate, the loss (k,) of each sample, detached), float32."""
+
+    def learns_from(self, sample: int) -> set[str]:
+        """The kinds (start of a name in `named`) that sample number `sample` of a micro-batch trains."""
+
+    def save(self, folder: Path, facts: Mapping[str, str]) -> None:
+        """Write the result and what comes beside it. facts: metadata that every result carries."""
+
+
+class Task(Protocol):
+    """One training with its inputs read and checked. Nothing here needs the base model."""
+
+    inputs: Inputs
+    preview_prompt: str  # what sample images show
+
+    def facts(self) -> dict[str, Any]:
+        """What the inputs hold, whatever the files are called."""
+
+    def start(self, backbone: Backbone) -> Learner:
+        """Put what learns on the backbone's denoiser, as training starts. Raises UserError for files that misfit."""
+
+
+class Pair(Protocol):
+    """One content and one style of a study under one row and one training seed."""
+
+    def train(self, job: type[TrainConfig], everything: bool = False, **settings: Any) -> Path:
+        """The result of one training, which is done once however many rows need it.
+
+        Its references are those that the job's settings ask for: the pair's content, its style, partners of the
+        other kind; with `everything` all contents and styles of the study at once.
+        """
+
+
+class Method(Protocol):
+    """One way to learn a content and a style and to bring them together."""
+
+    name: ClassVar[str]
+    doc: ClassVar[str]  # one line, for help and for tables
+    jobs: ClassVar[tuple[type[TrainConfig], ...]]  # settings of the trainings that it has
+    triggers: ClassVar[bool]  # whether prompts call its concepts by trigger words
+
+    def task(self, config: TrainConfig) -> Task:
+        """Read and check the inputs of one of `jobs`. Raises UserError."""
+
+    def files(self, pair: Pair) -> dict[str, Path]:
+        """What is put on the base model for a pair: content_file and style_file, or lora_file, or nothing."""
+
+    def attach(self, backbone: Backbone, files: Mapping[str, Opened]) -> Attached:
+        """Put opened files (by role: content, style, lora) on the denoiser. Raises UserError."""

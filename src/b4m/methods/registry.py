@@ -1,0 +1,47 @@
+"""The methods by name; another package brings one as an entry point of the group b4m.methods."""
+
+from ..config.training import TrainConfig
+from ..core.errors import UserError
+from ..core.registry import Registry
+from .protocol import Method
+
+METHODS = Registry(
+    "method",
+    "b4m.methods",
+    {
+        "b4m": "b4m.methods.b4m:B4M",
+        "composed": "b4m.methods.b4m:Composed",
+        "content": "b4m.methods.b4m:ContentAlone",
+        "style": "b4m.methods.b4m:StyleAlone",
+        "joint": "b4m.methods.joint:Joint",
+        "joint-then-second": "b4m.methods.joint:JointThenSecond",
+        "lora": "b4m.methods.lora:Lora",
+        "words": "b4m.methods.words:Words",
+    },
+)
+
+
+def method(name: str) -> Method:
+    """Raises UserError for an unknown name."""
+    return METHODS.get(name)()
+
+
+def method_of(job: type[TrainConfig]) -> Method:
+    """The method that a training with settings of class `job` belongs to. Raises UserError."""
+    for cls in METHODS:
+        if job in cls.jobs:
+            return cls()
+    raise UserError(f"{job.__name__}: the settings of no registered method")
+
+
+def job_named(method_name: str, stage: str | None) -> type[TrainConfig]:
+    """The settings of one training of a method: the named one, or its only one. Raises UserError."""
+    jobs = {job.stage: job for job in METHODS.get(method_name).jobs}
+    if stage is None and len(jobs) == 1:
+        return next(iter(jobs.values()))
+    if stage not in jobs:
+        raise UserError(
+            f"method {method_name}: trains {', '.join(jobs) or 'nothing'}; say which, as in "
+            f"{method_name}:{next(iter(jobs), 'JOB')}"
+        )
+    return jobs[stage]

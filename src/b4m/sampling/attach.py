@@ -1,0 +1,49 @@
+"""Trained files onto a base model and off again, whichever method made them."""
+
+from typing import Any
+
+from ..backbones.protocol import Backbone
+from ..core.errors import UserError
+from ..files.opening import open_role
+from ..methods.registry import method
+
+
+def attach(
+    backbone: Backbone,
+    content_file: str | None = None,
+    style_file: str | None = None,
+    lora_file: str | None = None,
+) -> None:
+    """Put a content, a style, both composed, or a LoRA file onto the denoiser, in place of what was there.
+
+    A fused file of ours is split into its factors again, both dials work; other LoRAs load through peft.
+    Raises UserError: unreadable files, files that do not compose, files of another base model or method.
+    """
+    detach(backbone)
+    given = {"content": content_file, "style": style_file, "lora": lora_file}
+    files = {role: open_role(path, role) for role, path in given.items() if path is not None}
+    if not files:
+        return
+    methods = {opened.method: opened.where for opened in files.values()}
+    if len(methods) > 1:
+        told = ", ".join(f"{where} of {name}" for name, where in methods.items())
+        raise UserError(f"files of different methods do not go together: {told}")
+    backbone.attached = method(next(iter(methods))).attach(backbone, files)
+
+
+def detach(backbone: Backbone) -> None:
+    """Take off whatever `attach` put on: the base model again."""
+    if backbone.attached is not None:
+        backbone.attached.remove()
+        backbone.attached = None
+
+
+def dials(backbone: Backbone, content: float, style: float) -> dict[str, Any] | None:
+    """The two strengths as `cross_attention_kwargs`. Raises UserError where they cannot be followed."""
+    if backbone.attached is not None:
+        return backbone.attached.arguments(content, style)
+    if content != style:
+        raise UserError(
+            f"content strength {content} and style strength {style}: no file is loaded, so there is nothing to dial"
+        )
+    return None

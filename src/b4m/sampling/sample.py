@@ -1,0 +1,108 @@
+"""Images from prompts and seeds, for generate, previews, evaluation and studies alike."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from diffusers import EulerDiscreteScheduler
+from PIL import Image
+from PIL.PngImagePlugin import PngInfo
+from torch import Tensor
+
+from ..backbones.protocol import Backbone
+from ..backbones.registry import open_backbone
+from ..config.fields import deciding
+from ..config.sampling import DrawnWith
+from ..core.storage import write_atomic
+from .attach import dials
+
+PIXELS_AT_ONCE = 4 * 1024 * 1024  # of one batch: four images of SDXL's own size
+SAMPLES_AT_ONCE = 16
+DRAWN_WITH = tuple(f.name for f in deciding(DrawnWith, paths=True))
+
+
+def sample(
+    backbone: Backbone,
+    prompts: Sequence[str],
+    seeds: Sequence[int],
+    steps: int = 25,
+    guidance: float = 5.0,
+    size: int | None = None,
+    content_strength: float = 1.0,
+    style_strength: float = 1.0,
+    negative_prompt: str | None = None,
+    embeddings: dict[str, Tensor] | None = None,
+) -> list[Image.Image]:
+    """One image per prompt and seed (lists of one length), `size` pixels wide and high.
+
+    An image starts from its own seed's noise, whatever else is in its batch. Euler steps as in the paper.
+    embeddings: `encode_guided` of the prompts, for a backbone whose text encoders are gone.
+    Raises UserError for a size the model cannot draw and dials the file cannot follow.
+    """
+    if len(prompts) != len(seeds):
+        raise ValueError(f"{len(prompts)} prompts for {len(seeds)} seeds")
+    pipe = backbone.pipe
+    size = size or pipe.unet.config.sample_size * pipe.vae_scale_factor
+    backbone.check_size(size, "--size")
+    kwargs = dials(backbone, content_strength, style_strength)
+    scheduler, pipe.scheduler = pipe.scheduler, EulerDiscreteScheduler.from_config(pipe.scheduler.config)
+    at_once = max(1, min(SAMPLES_AT_ONCE, PIXELS_AT_ONCE // size**2))
+    images = []
+    try:
+        for start in range(0, len(prompts), at_once):
+            some = slice(start, start + at_once)
+            if embeddings is None:
+                encoded = backbone.encode_guided(prompts[some], negative_prompt)
+            else:
+                encoded = {name: tensor[some] for name, tensor in embeddings.items()}
+            latents = pipe(
+                **encoded,
+                num_inference_steps=steps,
+                guidance_scale=guidance,
+                height=size,
+                width=size,
+                generator=[torch.Generator().manual_seed(seed) for seed in seeds[some]],
+                output_type="latent",
+                cross_attention_kwargs=kwargs,
+            ).images
+            images += backbone.decode_latents(latents)
+    finally:
+        pipe.scheduler = scheduler
+    return images
+
+
+def open_for(config: DrawnWith) -> Backbone:
+    """The base model that `config` names, on the GPU if there is one; nothing attached yet."""
+    backbone = open_backbone(config.base_model, config.vae, config.mixed_precision)
+    return backbone.to("cuda") if torch.cuda.is_available() else backbone
+
+
+def sample_with(
+    backbone: Backbone, config: DrawnWith, prompts: Sequence[str], seeds: Sequence[int]
+) -> list[Image.Image]:
+    """`sample` with the steps, guidance, size, dials and negative prompt of `config`."""
+    return sample(
+        backbone,
+        prompts,
+        seeds,
+        config.steps,
+        config.guidance,
+        config.size,
+        config.content_strength,
+        config.style_strength,
+        config.negative_prompt,
+    )
+
+
+def drawn_with(config: DrawnWith) -> dict[str, str]:
+    """The settings that decide an image, where they are given, as text."""
+    values = {name: getattr(config, name) for name in DRAWN_WITH}
+    return {name: str(value) for name, value in values.items() if value is not None}
+
+
+def save_png(path: Path, image: Image.Image, facts: dict[str, str]) -> None:
+    """Write one PNG with `facts` as its text entries, atomically."""
+    info = PngInfo()
+    for name, value in facts.items():
+        info.add_itxt(name, value)
+    write_atomic(path, lambda partial: image.save(partial, "PNG", pnginfo=info))

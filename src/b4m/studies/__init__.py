@@ -1,0 +1,1 @@
+"""Tables of the paper: rows x pairs x seeds."""

@@ -1,0 +1,145 @@
+"""A study as it is written down: rows, pairs, prompts, seeds and settings, from a YAML file."""
+
+from dataclasses import dataclass, fields
+from glob import glob
+from pathlib import Path
+from typing import Any
+
+from ..config.fields import check, flag, read_yaml, setting
+from ..core.errors import UserError
+
+
+@dataclass(frozen=True)
+class Row:
+    """One line of a study's table: a method, and the settings in which it differs from the study's."""
+
+    method: str = setting("the registered method", "b4m")
+    train: dict[str, Any] = setting("settings of the trainings that start from nothing", {})
+    second: dict[str, Any] = setting("settings of the second stage", {})
+    generate: dict[str, Any] = setting("settings of the pictures: steps, guidance, dials", {})
+    content_pictures: int | None = setting("use the first so many pictures of a content", None, low=1)
+    style_pictures: int | None = setting("use the first so many pictures of a style", None, low=1)
+    partners: int | None = setting("use the first so many partners", None, low=1)
+
+    def __post_init__(self) -> None:
+        check(self)
+
+
+@dataclass(frozen=True)
+class Study:
+    """Contents x styles x training seeds x prompts x seeds, under every row. Raises UserError."""
+
+    title: str = setting("what the study asks")
+    rows: dict[str, Any] = setting(
+        "the table's rows by name: what each changes; the first one is the baseline"
+    )
+    contents: tuple[str, ...] = setting("a folder of reference pictures for each content")
+    styles: tuple[str, ...] = setting("a folder of reference pictures for each style")
+    prompts: tuple[str, ...] = setting("what to draw; {content} and {style} stand for the pair's words")
+    partner_styles: tuple[str, ...] = setting("partners of the contents: diverse styles", ())
+    partner_contents: tuple[str, ...] = setting("partners of the styles: diverse contents", ())
+    classes: dict[str, str] = setting("plain words for a folder's name (default: the name itself)", {})
+    seeds: tuple[int, ...] = setting("seeds of the pictures, each with every prompt", (0, 1))
+    training_seeds: tuple[int, ...] = setting("every training is done once with each of these seeds", (0,))
+    preset: str = setting("settings to start from", "embedded")
+    settings: dict[str, Any] = setting("settings of all trainings: base_model, mixed_precision, ...", {})
+    train: dict[str, Any] = setting("settings of the trainings that start from nothing", {})
+    second: dict[str, Any] = setting("settings of all second stages", {})
+    generate: dict[str, Any] = setting("settings of all pictures", {})
+    evaluate: dict[str, Any] = setting("extractors and judges (default: the preset's)", {})
+    labels: dict[str, Any] = setting(
+        "what each judge should say: text with {content} and {style}, a list with a word for every prompt, "
+        "or a word for every content by its name",
+        {},
+    )
+    leaks: dict[str, Any] = setting(
+        "what a judge should not say: names by judge, or for every content by its name", {}
+    )
+    seconds: dict[str, float] = setting("measured cost of each stage and picture, for the dry run", {})
+
+    def __post_init__(self) -> None:
+        check(self)
+        for name in ("contents", "styles", "partner_styles", "partner_contents"):
+            object.__setattr__(self, name, _expand(name, getattr(self, name)))
+        named = {"rows": self.rows, "contents": self.contents, "styles": self.styles, "prompts": self.prompts}
+        for name, value in named.items():
+            if not value:
+                raise UserError(f"{name}: empty; a study needs at least one")
+        rows = {name: _build(Row, row or {}, f"row {name!r}") for name, row in self.rows.items()}
+        object.__setattr__(self, "rows", rows)
+        for label in self.labels.values():
+            if isinstance(label, list) and len(label) != len(self.prompts):
+                raise UserError(f"labels: {len(label)} for {len(self.prompts)} prompts; give one for each")
+        for by_content in (v for v in (*self.labels.values(), *self.leaks.values()) if isinstance(v, dict)):
+            if missing := {self.word(content) for content in self.contents} - set(by_content):
+                raise UserError(f"labels and leaks: nothing for {min(missing)}; give one for each content")
+        for prompt in self.prompts:
+            try:
+                prompt.format(content="bear", style="chalk")
+            except (KeyError, IndexError, ValueError) as error:
+                raise UserError(
+                    f"prompt {prompt!r}: only {{content}} and {{style}} can be filled in"
+                ) from error
+
+    def word(self, folder: str) -> str:
+        """The plain word of a reference folder."""
+        name = Path(folder).name
+        return self.classes.get(name, name.replace("_", " "))
+
+    def words(self, content: str, style: str) -> dict[str, str]:
+        """What fills a prompt's {content} and {style}, without trigger words."""
+        return {"content": self.word(content), "style": self.word(style)}
+
+    def labels_of(self, content: str, style: str, prompt: int) -> dict[str, str]:
+        """What the judges should say of a picture drawn from prompt number `prompt`."""
+        words = self.words(content, style)
+
+        def said(label: str | list | dict) -> str:
+            if isinstance(label, dict):
+                return label[words["content"]]
+            return label.format(**words) if isinstance(label, str) else label[prompt]
+
+        return {judge: said(label) for judge, label in self.labels.items()}
+
+    def leaks_of(self, content: str) -> dict[str, tuple[str, ...]]:
+        """What the judges should not say of a picture of `content`."""
+        return {
+            judge: tuple(names[self.word(content)] if isinstance(names, dict) else names)
+            for judge, names in self.leaks.items()
+        }
+
+
+def _expand(name: str, paths: tuple[str, ...]) -> tuple[str, ...]:
+    """Each pattern as the folders or files that it matches, sorted, without captions and hidden files."""
+    found: list[str] = []
+    for path in paths:
+        matches = sorted(glob(path)) if "*" in path else [path]
+        if not matches:
+            raise UserError(f"{name}: nothing matches {path}; put a folder of pictures there for each")
+        found += matches
+    return tuple(found)
+
+
+def read_study(path: Path | str, subjects: str | None = None) -> Study:
+    """The study in a YAML file, on its own subjects or on those in another file. Raises UserError."""
+    values = read_yaml(path)
+    own = values.pop("subjects", None)
+    if own is not None and not isinstance(own, str):
+        raise UserError(f"{path}: subjects {own!r}: expected the name of a YAML file")
+    file = subjects or own
+    return _build(Study, {**(read_yaml(file) if file else {}), **values}, str(path))
+
+
+def _build(cls: type, values: Any, where: str) -> Any:
+    if not isinstance(values, dict):
+        raise UserError(f"{where}: expected lines of the form 'name: value'")
+    known = [f.name for f in fields(cls)]
+    if unknown := [key for key in values if key not in known]:
+        raise UserError(f"{where}: unknown setting {unknown[0]!r}; known: {', '.join(known)}")
+    try:
+        return cls(**values)
+    except UserError as error:
+        raise UserError(f"{where}: {error}") from None
+    except TypeError as error:
+        missing = [name for name in known if f"'{name}'" in str(error)]
+        raise UserError(f"{where}: {flag(missing[0])[2:] if missing else error} is missing") from None

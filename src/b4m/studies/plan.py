@@ -1,0 +1,198 @@
+"""A study as work to do: the trainings and the pictures that its rows need, each named by what determines it."""
+
+import hashlib
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass, fields, replace
+from itertools import product
+from pathlib import Path
+from typing import Any
+
+from ..config.fields import deciding
+from ..config.resolve import resolve
+from ..config.sampling import GenerateConfig
+from ..config.training import JOBS, ShowsContent, ShowsStyle, TrainConfig
+from ..core.errors import UserError
+from ..data.images import picture_files
+from ..methods.registry import method
+from .file import Row, Study
+
+STAGES = tuple(JOBS)
+
+
+@dataclass(frozen=True)
+class Training:
+    """One training, in a folder named by all that determines its result."""
+
+    config: TrainConfig
+    needs: tuple[Path, ...] = ()  # results of other trainings
+
+    @property
+    def folder(self) -> Path:
+        return Path(self.config.output_dir)
+
+    @property
+    def result(self) -> Path:
+        return self.folder / self.config.result
+
+
+@dataclass(frozen=True)
+class Drawing:
+    """The pictures of one pair under one row and one training seed, in a folder named by all that determines them."""
+
+    row: str
+    training_seed: int
+    content: str  # reference folder
+    style: str
+    config: GenerateConfig
+
+    @property
+    def folder(self) -> Path:
+        return Path(self.config.output_dir)
+
+    @property
+    def files(self) -> dict[str, str]:
+        """The trained files that are put on the base model: content_file and style_file, or lora_file, or none."""
+        found = {name: getattr(self.config, name) for name in ("content_file", "style_file", "lora_file")}
+        return {name: path for name, path in found.items() if path}
+
+    @property
+    def asked(self) -> tuple[tuple[int, str, int], ...]:
+        """(number of the prompt, the prompt, seed) of every picture."""
+        asked = product(enumerate(self.config.prompts), self.config.seeds)
+        return tuple((number, prompt, seed) for (number, prompt), seed in asked)
+
+
+class Plan:
+    """All trainings of a study, each once however many rows and pairs use it, and all its drawings."""
+
+    def __init__(self, study: Study, root: Path) -> None:
+        self.study, self.root = study, root
+        self.trainings: dict[str, Training] = {}
+        self.read: set[str] = set()  # names of settings that some training reads
+        self.drawings: list[Drawing] = []
+        # In an order in which they can be done, one training seed whole first.
+        self.jobs: dict[Path, Training | Drawing] = {}
+        pairs = list(product(study.contents, study.styles))
+        for seed, (name, row), (content, style) in product(study.training_seeds, study.rows.items(), pairs):
+            drawing = self._drawing(name, row, seed, content, style)
+            self.drawings.append(drawing)
+            self.jobs.setdefault(drawing.folder, drawing)
+        self._check_read()
+
+    def _check_read(self) -> None:
+        """Raises UserError for a setting that nothing reads: it would be left out in silence."""
+        classes = (GenerateConfig, *JOBS.values())
+        known = self.read | {f.name for cls in classes for f in fields(cls)}
+        rows = {f"row {name!r}": row.train | row.second for name, row in self.study.rows.items()}
+        own = self.study.settings | self.study.train | self.study.second
+        for where, given in {"settings, train and second": own, **rows}.items():
+            if unread := sorted(given.keys() - known):
+                raise UserError(f"{where}: unknown setting {unread[0]!r}; known: {', '.join(sorted(known))}")
+
+    def train(self, job: type[TrainConfig], name: str, needs: tuple[Path, ...], **settings: Any) -> Path:
+        """The result of the training with these settings: a new one, or the one that is planned already."""
+        config = resolve(job, self.study.preset, **settings)
+        key = _key(config)
+        folder = self.root / "trained" / f"{job.stage}-{name}-{key}"
+        training = self.trainings.get(key)
+        if training is None:
+            config = replace(config, output_dir=str(folder))
+            training = self.trainings[key] = Training(config, needs)
+        self.jobs.setdefault(folder, training)
+        return training.result
+
+    def _drawing(self, name: str, row: Row, seed: int, content: str, style: str) -> Drawing:
+        way = method(row.method)
+        files = way.files(PairOf(self, row, seed, content, style))
+        words = self.study.words(content, style)
+        if way.triggers:
+            words = {kind: f"{trigger} {words[kind]}" for kind, trigger in self._triggers().items()}
+        shared = {
+            k: v for k, v in self.study.settings.items() if k in ("base_model", "vae", "mixed_precision")
+        }
+        config = resolve(
+            GenerateConfig,
+            self.study.preset,
+            prompts=[prompt.format(**words) for prompt in self.study.prompts],
+            seeds=self.study.seeds,
+            **{**shared, **{k: str(v) for k, v in files.items()}, **self.study.generate, **row.generate},
+        )
+        folder = self.root / "pictures" / f"{Path(content).name}-{Path(style).name}-{_key(config)}"
+        return Drawing(name, seed, content, style, replace(config, output_dir=str(folder)))
+
+    def _triggers(self) -> dict[str, str]:
+        return {
+            kind: self.study.settings.get(f"{kind}_trigger", default)
+            for kind, default in (("content", ShowsContent.content_trigger), ("style", ShowsStyle.style_trigger))
+        }
+
+    def costs(self) -> Iterator[tuple[str, int]]:
+        """(stage, how many), then ("picture", how many): pictures that rows share are counted once."""
+        stages = [training.config.stage for training in self.trainings.values()]
+        for stage in dict.fromkeys((*STAGES, *stages)):
+            yield stage, stages.count(stage)
+        yield "picture", sum({d.folder: len(d.asked) for d in self.drawings}.values())
+
+
+@dataclass(frozen=True)
+class PairOf:
+    """A `methods.protocol.Pair`: what a method may ask a study to train."""
+
+    plan: Plan
+    row: Row
+    seed: int
+    content: str  # reference folder
+    style: str
+
+    def train(self, job: type[TrainConfig], everything: bool = False, **settings: Any) -> Path:
+        study, row = self.plan.study, self.row
+        needs = tuple(value for value in settings.values() if isinstance(value, Path))
+        asked = {f.name for f in fields(job)}
+        given = {
+            **study.settings,
+            **(study.second if needs else study.train),
+            **self._references(asked, everything),
+            "seed": self.seed,
+            **(row.second if needs else row.train),
+        }
+        self.plan.read |= asked & given.keys()
+        given = {name: value for name, value in given.items() if name in asked}
+        files = {name: str(value) if isinstance(value, Path) else value for name, value in settings.items()}
+        return self.plan.train(job, "all" if everything else self._name(asked), needs, **given, **files)
+
+    def _references(self, asked: set[str], everything: bool) -> dict[str, Any]:
+        """The images that the job's settings ask for, and what they are called."""
+        study, row, found = self.plan.study, self.row, {}
+        for kind, folder in (("content", self.content), ("style", self.style)):
+            if f"{kind}_dir" not in asked:
+                continue
+            if everything:
+                found[f"{kind}_dir"] = getattr(study, f"{kind}s")
+                continue
+            found[f"{kind}_dir"] = _first(folder, getattr(row, f"{kind}_pictures"))
+            found[f"{kind}_class"] = study.word(folder)
+        if "partner_dirs" in asked:
+            partners = study.partner_styles if "content_dir" in asked else study.partner_contents
+            found["partner_dirs"] = partners[: row.partners]
+        return found
+
+    def _name(self, asked: set[str]) -> str:
+        shown = {"content_dir": self.content, "style_dir": self.style}
+        return "-".join(Path(folder).name for name, folder in shown.items() if name in asked)
+
+
+def _key(config: TrainConfig | GenerateConfig) -> str:
+    """Twelve letters for the settings that decide the result.
+
+    Defaults are left out: a setting that a later release adds renames nothing that is done.
+    """
+    decide = deciding(type(config), paths=True)
+    facts = {f.name: value for f in decide if (value := getattr(config, f.name)) != f.default}
+    text = json.dumps({**facts, "stage": getattr(config, "stage", None)}, sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()[:12]
+
+
+def _first(folder: str, count: int | None) -> tuple[str, ...]:
+    """The folder; or the first `count` of its pictures."""
+    return (folder,) if count is None else tuple(str(path) for path in picture_files(Path(folder))[:count])

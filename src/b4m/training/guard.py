@@ -1,0 +1,44 @@
+"""What would spoil a result in silence: numbers that are not finite."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from torch import Tensor, nn
+
+from ..core.errors import UserError
+from ..core.storage import shown
+from ..methods.protocol import Learner
+
+Passes = Sequence[tuple[Sequence[int], Tensor]]  # of one step: (images of the samples, their losses (samples,))
+
+
+def suspects(passes: Passes, learner: Learner, images: Sequence[Path]) -> str:
+    """The samples whose loss is not finite; where every loss is, those that train a factor whose gradient is not.
+
+    -> " in sample 1 (bear.png)", or "" for none.
+    """
+    samples = [
+        (sample, image, bool(finite))
+        for picked, losses in passes
+        for sample, (image, finite) in enumerate(zip(picked, losses.isfinite().tolist(), strict=True))
+    ]
+    found = [(sample, image) for sample, image, finite in samples if not finite]
+    if not found:
+        bad = {
+            name.split("/")[0]
+            for name, parameter in learner.named.items()
+            if parameter.grad is not None and not parameter.grad.isfinite().all()
+        }
+        found = [(sample, image) for sample, image, _ in samples if bad & learner.learns_from(sample)]
+    names = [f"sample {sample + 1} ({shown(images[image])})" for sample, image in dict.fromkeys(found)]
+    more = f" and {len(names) - 4} more" if len(names) > 4 else ""
+    return f" in {', '.join(names[:4])}{more}" if names else ""
+
+
+def check_weights(parameters: Sequence[nn.Parameter], step: int, folder: Path) -> None:
+    """Raise UserError for weights that no file should keep."""
+    if not all(parameter.isfinite().all() for parameter in parameters):
+        raise UserError(
+            f"the weights are not finite after step {step}: nothing is saved of it, the last state in {shown(folder)} "
+            "stays; lower --lr"
+        )

@@ -1,0 +1,272 @@
+"""The only training loop: micro-batches, an optimizer step, a log line, a state to return to."""
+
+import math
+import signal
+import sys
+import time
+from collections.abc import Callable
+from contextlib import nullcontext
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from accelerate import Accelerator
+from diffusers.optimization import get_scheduler
+from torch import Tensor
+from tqdm import tqdm
+
+from ..config.training import TrainConfig
+from ..core.errors import UserError
+from ..core.lock import exclusive
+from ..core.process import advice, check_writable, deterministic, package_version, peak_mb, signals
+from ..data.inputs import Inputs
+from ..maths.objective import draw_noise, in_parts, sample_weights, terms
+from ..methods.protocol import Batch
+from ..methods.registry import method_of
+from ..sampling.grid import grid
+from ..sampling.sample import sample, save_png
+from .guard import check_weights, suspects
+from .launch import check_shard, launch
+from .logbook import Logbook
+from .progress import Progress, find
+from .resume import pack, unpack
+from .start import Ready, start
+from .state import save_state
+
+Mark = Callable[[str], None]
+
+
+def no_mark(phase: str) -> None:
+    """A loop that nobody times."""
+
+
+@dataclass(frozen=True)
+class TrainResult:
+    """What a run came to. losses: Eq. 12 per step, of all steps but skipped ones; the rest: of this call."""
+
+    losses: list[float]
+    seconds: float
+    peak_mb: float  # of the GPU's memory if there is one, else of the process
+    path: Path
+
+
+def train(config: TrainConfig) -> TrainResult:
+    """Run one job to its end and write its result. Run again, it goes on; a finished one is left as it is.
+
+    Raises UserError for bad input (before anything is written), a state of other settings, a loss or gradient
+    that is not finite, a disk that refuses (the last state stays each time), a folder that another run is at
+    work in; SystemExit(128 + n) after signal n, once the step is saved.
+    """
+    started = time.perf_counter()
+    accelerator = launch(config.mixed_precision, config.tracker, config.output_dir)
+    main, folder = accelerator.is_main_process, Path(config.output_dir)
+    check_writable(folder)
+    check_shard(config.shard, accelerator)
+    task = method_of(type(config)).task(config)
+
+    def say(line: str) -> None:
+        if main:
+            print(line, flush=True)
+
+    with exclusive(folder) if main else nullcontext():
+        progress = find(config, task, accelerator.num_processes, say)
+        book = Logbook(folder, accelerator, progress.step)
+        if progress.finished:
+            say(f"finished before: {progress.result} ({config.steps} steps); give more --steps, or delete {folder}")
+            return TrainResult(book.losses, 0.0, peak_mb(), progress.result)
+        with deterministic(), advice():
+            loop = Loop(config, accelerator, task.inputs, start(config, task, accelerator, say), progress, book)
+            book.start(task.inputs.shown(), config.tracker)
+            with signals() as received:
+                loop.run(received, say)
+                loop.finish()
+    result = TrainResult(book.losses, time.perf_counter() - started, peak_mb(), progress.result)
+    say(f"{result.seconds:.0f} s, {result.peak_mb:.0f} MB at most: {result.path}")
+    return result
+
+
+class Loop:
+    """Steps of a learner on its inputs. mark: called with each phase of a step as it ends, for a benchmark."""
+
+    def __init__(
+        self,
+        config: TrainConfig,
+        accelerator: Accelerator,
+        inputs: Inputs,
+        ready: Ready,
+        progress: Progress,
+        book: Logbook,
+        mark: Mark = no_mark,
+    ) -> None:
+        """Around a learner on its device; its state is the one that `progress` has found."""
+        self.config, self.accelerator, self.inputs, self.mark = config, accelerator, inputs, mark
+        self.learner, self.cache = ready.learner, ready.cache
+        self.preview_prompt, self.embeddings = ready.preview_prompt, ready.embeddings
+        self.progress, self.book, self.step = progress, book, progress.step
+        self.is_target = inputs.is_target.to(accelerator.device)
+        self.train_timesteps = len(self.learner.backbone.alphas_cumprod)
+        self.passes: list[tuple[list[int], Tensor]] = []  # of one step: images and losses of the samples
+        self.optimizer = accelerator.prepare_optimizer(self.learner.optimizer())
+        if self.step:
+            unpack(progress.tensors, progress.meta, self.learner.named, self.optimizer, accelerator.scaler)
+        self.schedule = get_scheduler(
+            config.lr_schedule,
+            self.optimizer,
+            num_warmup_steps=0,
+            num_training_steps=config.steps,
+            last_epoch=self.step - 1,
+        )
+
+    def run(self, received: list[int], say: Callable[[str], None]) -> None:
+        """From the step that the run stands at to its last one. received: signals, as they come."""
+        config, main = self.config, self.accelerator.is_main_process
+        if self.step and _due(config.preview_every, self.step - 1):
+            self.preview(self.step, again=False)  # a run that was stopped there may not have it
+        bar = tqdm(
+            range(self.step, config.steps),
+            initial=self.step,
+            total=config.steps,
+            desc=config.stage,
+            disable=not main,
+            mininterval=0.5 if sys.stderr.isatty() else 10,
+        )
+        for self.step in bar:
+            loss, stop = self.take_step(bool(received))
+            bar.set_postfix(loss=f"{loss:.4f}", refresh=False)
+            if stop or _due(config.checkpoint_every, self.step) or self.step + 1 == config.steps:
+                self.save_state()
+            if stop and self.step + 1 < config.steps:
+                bar.close()
+                say(f"stopped after step {self.step + 1} of {config.steps}; the same command continues")
+                raise SystemExit(128 + (received[0] if received else signal.SIGTERM))
+            if _due(config.preview_every, self.step):
+                self.preview(self.step + 1)
+
+    def take_step(self, stop: bool) -> tuple[float, bool]:
+        """One optimizer step. -> its loss, and whether any process was told to stop."""
+        self.learner.zero_grad()
+        self.passes = []
+        values = torch.stack([self.micro_step(i) for i in range(self.config.gradient_accumulation)]).mean(0)
+        loss, target, partner, stop = self.average(values, stop)
+        if self.advance(loss):
+            losses = {"loss": loss, "target_loss": target, "partner_loss": partner}
+            self.book.add({"step": self.step + 1, **losses})
+        self.schedule.step()
+        return loss, stop
+
+    def micro_step(self, index: int) -> Tensor:
+        """One micro-batch and its gradients. -> (3,): loss, target term, partner term of Eq. 12."""
+        config, device, samples = self.config, self.accelerator.device, self.inputs.samples
+        number = self.step * config.gradient_accumulation + index
+        number = number * self.accelerator.num_processes + self.accelerator.process_index
+        picked = self.inputs.picked(config.seed, number)
+        images = torch.tensor(picked, device=device)
+        shape = self.cache.latents.shape[1:]
+        noise, timesteps = draw_noise(config.seed, number, range(samples), shape, self.train_timesteps)
+        noise, timesteps, weights = noise.to(device), timesteps.to(device), sample_weights(self.is_target)
+        losses = []
+        for part in in_parts(samples, config.rows_per_pass or samples):
+            batch = Batch(
+                images[part],
+                self.cache.latents[images[part]],
+                noise[part],
+                timesteps[part],
+                weights[part],
+                self.cache.conditions(images[part]),
+                part.start,
+            )
+            self.mark("data")
+            loss, of_samples = self.learner.loss(batch)
+            self.mark("forward")
+            self.accelerator.backward(loss / config.gradient_accumulation)
+            self.mark("backward")
+            losses.append(of_samples)
+        losses = torch.cat(losses)
+        self.passes.append((picked, losses))  # to name a sample whose loss is not finite
+        target, partner = terms(losses, self.is_target)
+        return torch.stack([target + partner, target, partner])
+
+    def average(self, values: Tensor, stop: bool) -> tuple[float, float, float, bool]:
+        """The three losses over all processes, and whether any of them was told to stop."""
+        flags = torch.cat([values, values.new_tensor([float(stop)])])
+        loss, target, partner, stopped = self.accelerator.reduce(flags, "mean").tolist()
+        return loss, target, partner, stopped > 0
+
+    def average_gradients(self) -> None:
+        """What learns is in no wrapper that would do it: one reduction for each tensor that is stepped."""
+        if self.accelerator.num_processes == 1:
+            return
+        for parameter in self.learner.parameters:
+            parameter.grad.copy_(self.accelerator.reduce(parameter.grad, "mean"))
+
+    def advance(self, loss: float) -> bool:
+        """The optimizer's step on what the passes have left. -> False, nothing moved: something is not finite."""
+        if not math.isfinite(loss):
+            return self._leave_out(f"the loss is {loss}")
+        self.learner.gather()
+        self.average_gradients()
+        self.accelerator.unscale_gradients()
+        parameters = self.learner.parameters
+        norm = torch.nn.utils.get_total_norm([parameter.grad for parameter in parameters])
+        # Under float16 a gradient may overflow: the loss scaler leaves such a step out itself, and scales down.
+        if self.accelerator.scaler is None and not norm.isfinite():
+            return self._leave_out("the gradient is not finite")
+        if self.config.max_grad_norm and norm > self.config.max_grad_norm:
+            torch.nn.utils.clip_grads_with_norm_(parameters, self.config.max_grad_norm, norm)
+        self.optimizer.step()
+        self.mark("optimizer")
+        return True
+
+    def _leave_out(self, what: str) -> bool:
+        """-> False, with a line in the log. Raises UserError for one such step more than --skip-not-finite."""
+        where = f"{what} at step {self.step + 1}"
+        where += suspects(self.passes, self.learner, [image.path for image in self.inputs.images])
+        if self.book.skipped >= self.config.skip_not_finite:
+            raise UserError(
+                f"{where}: nothing is saved of it, the last state in {self.progress.states} stays; lower --lr, use "
+                "--mixed-precision bf16 or no, look at the image, or allow some such steps with --skip-not-finite"
+            )
+        self.book.add({"step": self.step + 1, "skipped": where})
+        return False
+
+    def preview(self, taken: int, again: bool = True) -> None:
+        """Draw the sample images; they have seeds of their own and leave the training as it is."""
+        path = self.progress.folder / "previews" / f"step-{taken:06d}.png"
+        main = self.accelerator.is_main_process
+        if (main or self.config.shard) and (again or not path.exists()):
+            images = sample(
+                self.learner.backbone,
+                [self.preview_prompt],
+                [self.config.seed],
+                size=self.config.resolution,
+                embeddings=self.embeddings,
+            )
+            if main:
+                save_png(path, grid(images, 1), {"prompt": self.preview_prompt, "step": str(taken)})
+
+    def save_state(self) -> None:
+        """All that the next step depends on. Raises UserError rather than keep weights that are not finite."""
+        check_weights(self.learner.parameters, self.step + 1, self.progress.states)
+        if self.accelerator.is_main_process:
+            tensors, meta = pack(self.learner.named, self.optimizer, self.accelerator.scaler)
+            meta = {"settings": self.progress.settings, **meta}
+            save_state(self.progress.states, self.step + 1, tensors, meta)
+
+    def finish(self) -> None:
+        """Write the result, and close what is open."""
+        if self.accelerator.is_main_process:
+            facts = {
+                "base_model": self.config.base_model,
+                "steps": str(self.config.steps),
+                "training_seed": str(self.config.seed),
+                "resolution": str(self.config.resolution),
+            }
+            versions = {f"{name}_version": package_version(name) for name in ("b4m", "torch", "diffusers")}
+            self.learner.save(self.progress.folder, {**facts, **versions})
+        for tracker in self.accelerator.trackers:
+            tracker.finish()
+        self.accelerator.wait_for_everyone()
+
+
+def _due(every: int, step: int) -> bool:
+    return every > 0 and (step + 1) % every == 0

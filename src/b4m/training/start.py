@@ -1,0 +1,41 @@
+"""From settings to a model that can take its first step: base model, what learns, caches, places on the device."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from accelerate import Accelerator
+from torch import Tensor
+
+from ..backbones.cache import Cache
+from ..backbones.footprint import estimate_line
+from ..backbones.frozen import place, quantize
+from ..backbones.registry import open_backbone
+from ..config.training import TrainConfig
+from ..methods.protocol import Learner, Task
+
+
+@dataclass(frozen=True)
+class Ready:
+    """What learns, on its device, and what it will see."""
+
+    learner: Learner
+    cache: Cache
+    preview_prompt: str  # what sample images show
+    embeddings: dict[str, Tensor] | None  # of that prompt, where there will be sample images
+
+
+def start(config: TrainConfig, task: Task, accelerator: Accelerator, say: Callable[[str], None]) -> Ready:
+    """Load, adapt, encode, move. Raises UserError for a base model or files that cannot be used."""
+    backbone = open_backbone(config.base_model, config.vae, config.mixed_precision)
+    backbone.check_size(config.resolution, "--resolution")
+    learner = task.start(backbone)
+    if config.quantize == "int8":
+        quantize(backbone.denoiser)  # before it goes to the device, which need not hold it whole
+    cache = learner.encode(accelerator.device)
+    prompt = config.preview_prompt or task.preview_prompt
+    embeddings = backbone.encode_guided([prompt], None) if config.preview_every else None
+    backbone.free(keep_vae=bool(config.preview_every))
+    learnable = list(learner.named.values())
+    say(estimate_line(backbone, cache, task.inputs.samples, config, learnable, accelerator.num_processes))
+    place(backbone.denoiser, config, accelerator.device)
+    return Ready(learner, cache, prompt, embeddings)

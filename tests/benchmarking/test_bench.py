@@ -1,0 +1,248 @@
+"""`b4m bench`: real steps of everything it names, numbers that add up, rivals that do what they are there for."""
+
+import copy
+import json
+
+import pytest
+import torch
+from accelerate.state import AcceleratorState
+
+from b4m.apps.cli import main
+from b4m.backbones.footprint import estimate, meta_copy
+from b4m.backbones.sdxl import Cache
+from b4m.benchmarking import bench as measured
+from b4m.benchmarking import models as bench_models
+from b4m.benchmarking import rivals
+from b4m.benchmarking.bench import bench
+from b4m.benchmarking.profiling import tflop
+from b4m.benchmarking.report import shown
+from b4m.benchmarking.settings import BenchConfig
+from b4m.core.errors import UserError
+from b4m.core.process import peak_mb
+from b4m.maths import riemannian
+from b4m.maths.adapter import Adapter
+from b4m.maths.plp import BasisSpec
+
+TINY = dict(
+    sample_size=8, in_channels=4, out_channels=4, block_out_channels=(32, 64), layers_per_block=1, norm_num_groups=8,
+    down_block_types=("CrossAttnDownBlock2D",) * 2, up_block_types=("CrossAttnUpBlock2D",) * 2,
+    attention_head_dim=(2, 4), cross_attention_dim=48, use_linear_projection=True,
+    addition_embed_type="text_time", addition_time_embed_dim=8, projection_class_embeddings_input_dim=72,
+)  # fmt: skip
+CPU = torch.device("cpu")
+
+
+@pytest.fixture
+def own_precision():
+    """accelerate keeps one precision per process, unless it is told to forget it."""
+    AcceleratorState._reset_state(reset_partial_state=True)
+    yield
+    AcceleratorState._reset_state(reset_partial_state=True)
+
+
+@pytest.fixture
+def tiny(monkeypatch, own_precision):
+    monkeypatch.setitem(bench_models.UNETS, "small", TINY)
+    vae = dict(bench_models.VAES["small"], block_out_channels=(8,) * 4, latent_channels=4, norm_num_groups=4)
+    monkeypatch.setitem(bench_models.VAES, "small", vae)
+
+
+def test_every_contender_is_measured_and_its_phases_are_its_time(tiny, tmp_path):
+    config = BenchConfig(
+        size="small", device="cpu", rank=4, steps=2, warm_up=1, output=str(tmp_path / "b.json")
+    )
+    report = bench(config)
+    assert json.loads((tmp_path / "b.json").read_text())["ratios"] == report["ratios"]
+    rows = {(row["group"], row["name"]): row for row in report["rows"]}
+    assert {name for group, name in rows if group == "stage one"} == {
+        "ours",
+        "ordinary LoRA",
+        "published flow",
+    }
+    assert {name for group, name in rows if group == "optimizer"} == {
+        "ours",
+        "peft",
+        "layer by layer",
+        "AdamW",
+    }
+    for (group, _), row in rows.items():
+        assert row["fastest"] <= row["seconds"] <= row["slowest"] and row["peak_mb"] > 0
+        assert sum(row["phases"].values()) <= 2 * row["slowest"]
+        assert (row["tflop"] > 0) == (row["tflop_per_second"] > 0)
+        if group in ("stage one", "second stage"):
+            assert all(row["phases"][phase] > 0 for phase in ("data", "forward", "backward", "optimizer"))
+            assert row["samples_per_second"] == pytest.approx(4 / row["seconds"])
+        assert all(0 <= op["ms"] <= row["operators"][-1]["ms"] and op["calls"] > 0 for op in row["operators"])
+    calls = {
+        name: row["operators"][-1]["calls"] for (group, name), row in rows.items() if group == "stage one"
+    }
+    assert calls["published flow"] > 2 * calls["ours"], "four passes instead of one"
+    assert len({op["name"] for op in rows["stage one", "ours"]["operators"]}) == 13
+    ours, lora = rows["stage one", "ours"], rows["stage one", "ordinary LoRA"]
+    assert ours["tflop"] < lora["tflop"], "only the weight gradients that routing asks for"
+    assert report["ratios"]["stage one: ordinary LoRA / ours"] == lora["seconds"] / ours["seconds"]
+    assert "published flow" in shown(report)
+
+
+@pytest.mark.parametrize(("rivals", "names"), [("light", {"ours", "ordinary LoRA"}), ("none", {"ours"})])
+def test_rivals_may_be_left_out(rivals, names, tiny, tmp_path):
+    output = str(tmp_path / "b.json")
+    config = BenchConfig(size="small", device="cpu", rank=4, steps=1, warm_up=1, rivals=rivals, output=output)
+    rows = bench(config)["rows"]
+    assert {row["name"] for row in rows if row["group"] == "stage one"} == names
+    assert any(row["group"] == "optimizer" for row in rows) == (rivals == "light")
+
+
+def test_a_device_that_is_not_there_is_refused(capsys):
+    if torch.cuda.is_available():
+        pytest.skip("it is there")
+    assert main(["bench", "--device", "cuda"]) == 2
+    assert "no CUDA device" in capsys.readouterr().err
+    with pytest.raises(UserError, match="multiple of 32"):
+        BenchConfig(resolution=40)
+
+
+@pytest.mark.parametrize(("size", "parameters", "blocks"), [("sdxl", 2_567_463_684, 70), ("small", None, 7)])
+def test_architectures_are_the_real_ones(size, parameters, blocks):
+    from diffusers import UNet2DConditionModel
+
+    with torch.device("meta"):
+        unet = UNet2DConditionModel(**bench_models.UNETS[size])
+    names = [
+        name for name, module in unet.named_modules() if type(module).__name__ == "BasicTransformerBlock"
+    ]
+    assert len(names) == blocks
+    assert parameters is None or sum(p.numel() for p in unet.parameters()) == parameters
+
+
+def unet_and_cache(dtype=torch.float32) -> tuple[torch.nn.Module, Cache]:
+    unet = bench_models.random_model(bench_models.UNet2DConditionModel, TINY, dtype, CPU)
+    noise = torch.randn
+    return unet, Cache(
+        latents=noise(4, 4, 8, 8), hidden=noise(4, 5, 48).to(dtype), pooled=noise(4, 24).to(dtype),
+        prompt=torch.arange(4), time_ids=torch.full((4, 6), 64.0).to(dtype),
+    )  # fmt: skip
+
+
+def test_a_copy_that_shares_its_weights_is_adapted_alone():
+    unet, cache = unet_and_cache()
+    twin = rivals.sharing(unet)
+    assert twin.conv_in.weight is unet.conv_in.weight
+    rivals.LoraAdapter(twin, ["mid_block.attentions.0.transformer_blocks.0.attn1.to_q"], 4)
+    assert not any("lora" in name for name, _ in unet.named_modules())
+    assert meta_copy(unet).conv_in.weight.device.type == "meta" and unet.conv_in.weight.device.type == "cpu"
+
+
+def test_lora_trains_every_layer_it_is_given_and_nothing_else():
+    unet, cache = unet_and_cache()
+    twin = rivals.sharing(unet)
+    layers = list(Adapter.install(copy.deepcopy(unet), BasisSpec(rank=4)).layers)
+    lora = rivals.LoraAdapter(twin, layers, 4)
+    halves = lora.parameters_of("content") + lora.parameters_of("style")
+    assert len(halves) == 2 * len(layers)
+    assert {id(p) for p in twin.parameters() if p.requires_grad} == set(map(id, halves))
+
+
+def test_published_flow_moves_only_what_its_mask_leaves(tiny):
+    unet, cache = unet_and_cache()
+    vae = bench_models.random_model(
+        bench_models.AutoencoderKL, bench_models.VAES["small"], torch.float32, CPU
+    )
+    adapter = Adapter.install(copy.deepcopy(unet), BasisSpec(rank=4))
+    flow = rivals.PublishedFlow(
+        unet, vae, adapter, cache, torch.randn(3, 3, 64, 64), torch.linspace(0.99, 0.01, 1000)
+    )
+    for optimizer in flow.optimizers:
+        optimizer.param_groups[0]["weight_decay"] = 0.0
+    before = {name: (layer.up.clone(), layer.down.clone()) for name, layer in flow.layers.items()}
+    phases = []
+    flow.step(0, phases.append)
+    assert phases.count("data") == phases.count("backward") == 3 and phases.count("optimizer") == 2
+    assert list(flow.layers) == list(adapter.layers)
+    for name, (up, down) in before.items():
+        layer = flow.layers[name]
+        half_up, half_down = len(up) // 2, down.shape[1] // 2
+        assert torch.equal(layer.up[:half_up], up[:half_up]) and (layer.up[half_up:] != up[half_up:]).any()
+        assert torch.equal(layer.down[:, :half_down], down[:, :half_down])
+        assert (layer.down[:, half_down:] != down[:, half_down:]).any()
+
+
+@pytest.mark.parametrize("make", [rivals.peft_riemannian, rivals.LoopedInverse])
+def test_rival_optimizers_step_along_the_same_directions(make):
+    pytest.importorskip("peft.optimizers")
+    torch.manual_seed(0)
+    mine = [(torch.nn.Parameter(torch.randn(6, 3)), torch.nn.Parameter(torch.randn(3, 5)))]
+    theirs = copy.deepcopy(mine)
+    for pairs in (mine, theirs):
+        for half, gradient in zip(pairs[0], (torch.ones(6, 3), torch.ones(3, 5)), strict=True):
+            half.grad = gradient.clone()
+    expected = riemannian.precondition(*mine[0], *(half.grad for half in mine[0]), 1e-3)
+    make(theirs).step()
+    for half, direction in zip(theirs[0], expected, strict=True):  # both leave it where AdamW has read it
+        torch.testing.assert_close(half.grad, direction.float(), rtol=2e-2, atol=2e-3)
+
+
+def test_float32_alone_still_preconditions(monkeypatch):
+    torch.manual_seed(0)
+    B, D = 30 * torch.randn(8, 4), torch.randn(4, 1) @ torch.randn(1, 6)  # D D^T has rank 1
+    expected = riemannian.precondition(B, D, torch.ones(8, 4), torch.ones(4, 6), 1e-2)
+    monkeypatch.setitem(riemannian.NO_FLOAT64, "cpu", torch.float32)
+    found = riemannian.precondition(B, D, torch.ones(8, 4), torch.ones(4, 6), 1e-2)
+    for a, b in zip(found, expected, strict=True):
+        assert (a - b).norm() < 1e-3 * b.norm()
+    assert all(
+        d.isfinite().all() for d in riemannian.precondition(B, 1e4 * D, torch.ones(8, 4), torch.ones(4, 6))
+    )
+
+
+def test_attention_on_a_cpu_counts_both_ways():
+    q, k, v = (torch.randn(2, 3, 64, 16, requires_grad=True) for _ in range(3))
+    product = 2 * 2 * 3 * 64 * 64 * 16  # one of two forward, of five backward, where the first is made again
+    attend = torch.nn.functional.scaled_dot_product_attention
+    assert tflop(lambda: attend(q, k, v)) == pytest.approx(2 * product / 1e12)
+    assert tflop(lambda: attend(q, k, v).sum().backward()) == pytest.approx(7 * product / 1e12)
+
+
+def test_estimate_is_what_autograd_keeps():
+    unet, cache = unet_and_cache()
+    adapter = Adapter.install(unet, BasisSpec(rank=4))
+    parameters = adapter.parameters_of("content") + adapter.parameters_of("style")
+    one, three = (estimate(unet, cache, rows, False, parameters) for rows in (1, 3))
+    assert three["activations"] == 3 * one["activations"]
+    assert one["adapter"] == 12 * sum(p.numel() for p in parameters)
+    assert one["model"] == sum(t.nbytes for t in (*unet.parameters(), *unet.buffers()))
+    spread = estimate(unet, cache, 1, False, parameters, shares=4)
+    frozen = sum(p.nbytes for p in unet.parameters() if not p.requires_grad)
+    assert spread == {**one, "model": one["model"] - frozen + frozen // 4}, "the adapter stays whole"
+    checkpointed = estimate(unet, cache, 1, True, parameters)
+    assert one["activations"] / 20 < checkpointed["activations"] < one["activations"] / 1.5
+    kept = {}
+
+    def keep(tensor):
+        kept[tensor.untyped_storage().data_ptr()] = tensor
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+        unet(cache.latents[:1], torch.tensor([3]), **cache.conditioning(torch.tensor([0])))
+    weights = {p.untyped_storage().data_ptr() for p in (*unet.parameters(), *unet.buffers())}
+    real = sum(t.untyped_storage().nbytes() for at, t in kept.items() if at not in weights)
+    assert 0.7 < one["activations"] / real < 1.4
+
+
+@pytest.mark.slow
+def test_a_full_size_step_fits_24_gigabytes(tmp_path, own_precision):
+    """Stable Diffusion XL's architecture, random weights, bfloat16, rank 64, 512 pixels, four samples, no GPU."""
+    config = BenchConfig(size="sdxl", device="cpu", gradient_checkpointing=True, rows_per_pass=1)
+    model = bench_models.base(config, CPU)
+    run = measured._run(config, "content", tmp_path, model, model.unet, None)
+    before = [p.detach().clone() for p in run.named.values()]
+    measured._training("stage one", "ours", run).step(0, lambda phase: None)
+    assert any((p != old).any() for p, old in zip(run.named.values(), before, strict=True))
+    assert peak_mb() < 24e3
+
+
+@pytest.mark.gpu
+def test_on_a_gpu_every_phase_has_a_time(tiny, tmp_path):
+    report = bench(BenchConfig(size="small", device="cuda", rank=4, steps=2, output=str(tmp_path / "b.json")))
+    ours = report["rows"][0]
+    assert all(ours["phases"][phase] > 0 for phase in ("data", "forward", "backward", "optimizer"))

@@ -1,0 +1,140 @@
+"""Eq. 12: draws are functions of (seed, step, row), and the loss is the sum that the equation writes."""
+
+import pytest
+import torch
+from diffusers import DDPMScheduler
+from diffusers.training_utils import compute_snr
+
+from b4m.maths.objective import (
+    add_noise,
+    draw,
+    in_parts,
+    min_snr_weight,
+    objective,
+    regression_target,
+    row_losses,
+    row_weights,
+    seeded,
+    terms,
+)
+
+SHAPE = (4, 8, 8)
+SCHEDULER = DDPMScheduler(beta_schedule="scaled_linear")
+ALPHAS = SCHEDULER.alphas_cumprod
+
+
+def test_each_row_of_a_draw_depends_on_seed_step_and_row_alone():
+    noise, timesteps = draw(1, 2, [0, 1, 2], SHAPE, 1000)
+    alone, its_timestep = draw(1, 2, [2], SHAPE, 1000)
+    assert torch.equal(noise[2], alone[0]) and timesteps[2] == its_timestep[0]
+    for other in (draw(2, 2, [2], SHAPE, 1000), draw(1, 3, [2], SHAPE, 1000), draw(1, 2, [1], SHAPE, 1000)):
+        assert not torch.equal(alone, other[0])
+
+
+def test_draws_ignore_and_leave_the_global_generator():
+    torch.manual_seed(0)
+    first, state = draw(1, 2, [0], SHAPE, 1000), torch.get_rng_state()
+    torch.manual_seed(5)
+    assert torch.equal(first[0], draw(1, 2, [0], SHAPE, 1000)[0])
+    torch.manual_seed(0)
+    draw(1, 2, [0], SHAPE, 1000)
+    assert torch.equal(torch.get_rng_state(), state)
+
+
+def test_draws_are_standard_normal_and_cover_all_timesteps():
+    noise, timesteps = draw(0, 0, range(2000), (4, 4, 4), 10)
+    assert abs(noise.mean()) < 0.01 and abs(noise.std() - 1) < 0.01
+    assert torch.bincount(timesteps, minlength=10).min() > 140 and timesteps.max() == 9
+
+
+def test_seeds_are_the_same_on_every_machine():
+    assert seeded("draw", 77, 0, 0).initial_seed() == 72263731313077
+
+
+def batch(rows=5):
+    noise, timesteps = draw(3, 0, range(rows), SHAPE, 1000)
+    return torch.randn(rows, *SHAPE, generator=torch.Generator().manual_seed(1)), noise, timesteps
+
+
+def test_noise_and_velocity_are_those_of_diffusers():
+    latents, noise, timesteps = batch()
+    torch.testing.assert_close(
+        add_noise(latents, noise, timesteps, ALPHAS), SCHEDULER.add_noise(latents, noise, timesteps)
+    )
+    torch.testing.assert_close(
+        regression_target(latents, noise, timesteps, ALPHAS, "v_prediction"),
+        SCHEDULER.get_velocity(latents, noise, timesteps),
+    )
+    assert torch.equal(regression_target(latents, noise, timesteps, ALPHAS, "epsilon"), noise)
+    with pytest.raises(ValueError, match="sample"):
+        regression_target(latents, noise, timesteps, ALPHAS, "sample")
+
+
+@pytest.mark.parametrize("targets", [1, 2, 4])
+def test_loss_is_equation_12(targets):
+    losses = torch.rand(5, generator=torch.Generator().manual_seed(0))
+    is_target = torch.arange(5) < targets
+    partners = losses[targets:]
+    expected = losses[:targets].sum() / targets + sum(partners) / len(partners)
+    for way in (losses, is_target), (losses.flip(0), is_target.flip(0)):  # a style run has its targets last
+        torch.testing.assert_close(terms(*way).sum(), expected)
+        torch.testing.assert_close((row_weights(way[1]) * way[0]).sum(), expected)
+
+
+@pytest.mark.parametrize("at_once", [1, 2, 4, 5, 9])
+def test_parts_are_all_rows_in_order(at_once):
+    parts = [list(range(5))[part] for part in in_parts(5, at_once)]
+    assert sum(parts, []) == list(range(5)) and max(map(len, parts)) == min(at_once, 5)
+
+
+@pytest.mark.parametrize("prediction_type", ["epsilon", "v_prediction"])
+def test_a_perfect_denoiser_has_no_loss_and_a_constant_one_the_targets_square(prediction_type):
+    latents, noise, timesteps = batch()
+    target = regression_target(latents, noise, timesteps, ALPHAS, prediction_type)
+    is_target = torch.tensor([True, True, False, False, False])
+    args = (latents, noise, timesteps, row_weights(is_target), ALPHAS, prediction_type)
+    assert objective(lambda noisy, t: target, *args)[0] == 0
+    loss, rows = objective(lambda noisy, t: torch.zeros_like(noisy), *args)
+    torch.testing.assert_close(rows, target.square().mean((1, 2, 3)))
+    torch.testing.assert_close(loss, rows[:2].mean() + rows[2:].mean())
+
+
+def test_the_denoiser_sees_the_noisy_latents():
+    latents, noise, timesteps = batch()
+    seen = {}
+
+    def denoiser(noisy, t):
+        seen.update(noisy=noisy, t=t)
+        return noisy
+
+    objective(denoiser, latents, noise, timesteps, torch.ones(5), ALPHAS, "epsilon")
+    assert torch.equal(seen["noisy"], add_noise(latents, noise, timesteps, ALPHAS)) and torch.equal(
+        seen["t"], timesteps
+    )
+
+
+def test_losses_are_float32_whatever_the_model_speaks():
+    prediction = torch.full((1, *SHAPE), 300.0, dtype=torch.float16)  # its square is beyond float16
+    losses = row_losses(prediction, torch.zeros(1, *SHAPE, dtype=torch.float16))
+    assert losses.dtype == torch.float32 and losses[0] == 90000
+
+
+@pytest.mark.parametrize("prediction_type", ["epsilon", "v_prediction"])
+def test_min_snr_weight(prediction_type):
+    timesteps = torch.tensor([0, 10, 500, 999])
+    snr = compute_snr(SCHEDULER, timesteps)
+    expected = snr.clamp(max=5) / (snr if prediction_type == "epsilon" else snr + 1)
+    weights = min_snr_weight(timesteps, ALPHAS, prediction_type, 5.0)
+    torch.testing.assert_close(weights, expected, rtol=1e-4, atol=0)
+    latents, noise, _ = batch(4)
+    args = (
+        lambda noisy, t: torch.zeros_like(noisy),
+        latents,
+        noise,
+        timesteps,
+        torch.ones(4),
+        ALPHAS,
+        prediction_type,
+    )
+    plain, weighed = objective(*args)[1], objective(*args, snr_gamma=5.0)[1]
+    torch.testing.assert_close(weighed, plain * weights)

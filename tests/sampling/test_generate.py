@@ -1,0 +1,246 @@
+"""Sampling: seeds, dials, composition, stock Diffusers on the fused file, PNG facts and the labelled grid."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+import torch
+from conftest import SIZE
+from diffusers import StableDiffusionXLPipeline
+from PIL import Image
+
+from b4m.backbones.sdxl import encode_guided, load_base
+from b4m.config.resolve import resolve
+from b4m.config.sampling import GenerateConfig
+from b4m.core.errors import UserError
+from b4m.files.concept import load_concept, save_concept
+from b4m.files.export import export
+from b4m.files.lora import load_lora, save_lora
+from b4m.files.settings import ExportConfig
+from b4m.sampling.attach import attach, detach, has_dials
+from b4m.sampling.generate import generate
+from b4m.sampling.grid import grid
+from b4m.sampling.sample import sample
+
+PROMPT = "a photo of snq bear in w@z yarn style"
+
+
+@pytest.fixture
+def pipe(tiny_base):
+    return load_base(tiny_base)
+
+
+def draw(pipe, seeds=(1,), **options) -> np.ndarray:
+    pictures = sample(pipe, [PROMPT] * len(seeds), seeds, steps=3, **options)
+    return np.stack([np.asarray(picture) for picture in pictures]).astype(int)
+
+
+def difference(one: np.ndarray, two: np.ndarray) -> int:
+    return int(np.abs(one - two).max())
+
+
+def test_a_picture_depends_on_its_seed_and_not_on_its_batch(pipe):
+    together = draw(pipe, (1, 2, 3))
+    assert together.shape == (3, SIZE, SIZE, 3)
+    for index, seed in enumerate((1, 2, 3)):
+        assert difference(together[index : index + 1], draw(pipe, (seed,))) <= 1
+    assert difference(together[0], together[1]) > 20
+
+
+def test_sampling_is_the_stock_pipeline(pipe, tiny_base):
+    stock = StableDiffusionXLPipeline.from_pretrained(tiny_base, add_watermarker=False)
+    stock.set_progress_bar_config(disable=True)
+    generator = torch.Generator().manual_seed(4)
+    theirs = stock(PROMPT, num_inference_steps=3, generator=generator, height=SIZE, width=SIZE).images[0]
+    assert difference(draw(pipe, (4,))[0], np.asarray(theirs).astype(int)) <= 1
+
+
+def test_the_fused_file_in_stock_diffusers_gives_the_adapters_picture(pipe, tiny_base, trained):
+    attach(pipe, lora_file=trained["lora_file"])
+    ours, base = draw(pipe, (4,)), draw(load_base(tiny_base), (4,))
+    stock = StableDiffusionXLPipeline.from_pretrained(tiny_base, add_watermarker=False)
+    stock.set_progress_bar_config(disable=True)
+    stock.load_lora_weights(trained["lora_file"])
+    generator = torch.Generator().manual_seed(4)
+    theirs = stock(PROMPT, num_inference_steps=3, generator=generator, height=SIZE, width=SIZE).images[0]
+    assert difference(ours[0], np.asarray(theirs).astype(int)) <= 1
+    assert difference(ours, base) > 4  # so that the agreement means something
+
+
+def test_both_dials_at_zero_are_the_base_model(pipe, trained):
+    base = draw(pipe)
+    attach(pipe, trained["content_file"], trained["style_file"])
+    assert difference(draw(pipe, content_strength=0.0, style_strength=0.0), base) == 0
+    assert difference(draw(pipe), base) > 4
+
+
+@pytest.mark.parametrize("source", ["files", "fused"])
+def test_each_dial_turns_its_own_half(source, pipe, tiny_base, trained, tmp_path):
+    export(
+        resolve(
+            ExportConfig,
+            base_model=tiny_base,
+            output=str(tmp_path / "f.safetensors"),
+            dtype="fp32",
+            content_file=trained["content_file"],
+            style_file=trained["style_file"],
+        )
+    )
+    files = {k: trained[k] for k in ("content_file", "style_file")}
+    attach(pipe, **files if source == "files" else {"lora_file": str(tmp_path / "f.safetensors")})
+    only_content, only_style = draw(pipe, style_strength=0.0), draw(pipe, content_strength=0.0)
+    attach(pipe, content_file=trained["content_file"])
+    assert difference(draw(pipe), only_content) == 0
+    attach(pipe, style_file=trained["style_file"])
+    assert difference(draw(pipe), only_style) == 0
+    assert difference(only_content, only_style) > 2
+
+
+def test_a_fused_file_can_be_told_apart_only_with_its_basis(pipe, trained, tmp_path):
+    layers, _ = load_lora(trained["lora_file"])
+    save_lora(tmp_path / "plain.safetensors", layers, {})
+    attach(pipe, lora_file=trained["lora_file"])
+    assert has_dials(pipe)
+    ours, half = draw(pipe), draw(pipe, content_strength=0.5, style_strength=0.5)
+    attach(pipe, lora_file=str(tmp_path / "plain.safetensors"))
+    assert not has_dials(pipe)
+    assert difference(draw(pipe), ours) <= 1
+    with pytest.raises(UserError, match="cannot be split"):
+        draw(pipe, content_strength=0.5)
+    weaker = draw(pipe, content_strength=0.5, style_strength=0.5)
+    assert difference(weaker, ours) > 2 and difference(half, ours) > 2
+
+
+def test_detaching_gives_the_base_model_back(pipe, trained, tmp_path):
+    base = draw(pipe)
+    layers, _ = load_lora(trained["lora_file"])
+    save_lora(tmp_path / "plain.safetensors", layers, {})
+    for files in ({"lora_file": trained["lora_file"]}, {"lora_file": str(tmp_path / "plain.safetensors")}):
+        attach(pipe, **files)
+        assert difference(draw(pipe), base) > 4
+        detach(pipe)
+        assert difference(draw(pipe), base) == 0
+
+
+def test_files_that_do_not_fit_are_refused(pipe, trained, tmp_path):
+    concept = load_concept(trained["style_file"])
+    other = dataclasses.replace(concept, spec=dataclasses.replace(concept.spec, seed=9))
+    save_concept(tmp_path / "seed.safetensors", other)
+    save_concept(tmp_path / "unet.safetensors", dataclasses.replace(concept, unet_hash="0" * 64))
+    save_lora(
+        tmp_path / "layer.safetensors", {"down_blocks.7.attn1.to_q": (torch.ones(8, 2), torch.ones(2, 8))}, {}
+    )
+    for files, message in (
+        ({"content_file": trained["style_file"]}, "holds a style"),
+        (
+            {"content_file": trained["content_file"], "style_file": str(tmp_path / "seed.safetensors")},
+            "seed 0 against 9",
+        ),
+        ({"style_file": str(tmp_path / "unet.safetensors")}, "another UNet"),
+        ({"lora_file": str(tmp_path / "layer.safetensors")}, "do not fit"),
+        ({"lora_file": str(tmp_path / "none.safetensors")}, "none.safetensors"),
+    ):
+        with pytest.raises(UserError, match=message):
+            attach(pipe, **files)
+        assert not has_dials(pipe)
+
+
+def test_embeddings_stand_in_for_text_encoders(pipe):
+    expected = draw(pipe)
+    embeddings = encode_guided(pipe, [PROMPT], None)
+    pipe.text_encoder = pipe.text_encoder_2 = None
+    assert difference(draw(pipe, embeddings=embeddings), expected) == 0
+
+
+def test_prompt_guidance_steps_and_negative_prompt_matter(pipe):
+    plain = draw(pipe)
+    assert difference(draw(pipe, guidance=1.0), plain) > 0
+    assert difference(draw(pipe, negative_prompt="chalk house"), plain) > 0
+    assert difference(np.asarray(sample(pipe, ["chalk"], [1], steps=3)[0]).astype(int)[None], plain) > 0
+    assert difference(np.asarray(sample(pipe, [PROMPT], [1], steps=5)[0]).astype(int)[None], plain) > 0
+
+
+def test_sizes_that_cannot_be_drawn_are_refused(pipe):
+    with pytest.raises(UserError, match="--size 18"):
+        draw(pipe, size=18)
+    assert draw(pipe, size=24).shape == (1, 24, 24, 3)
+
+
+def options(tiny_base, tmp_path, **changes) -> GenerateConfig:
+    base = {"base_model": tiny_base, "size": SIZE, "steps": 2, "output_dir": tmp_path / "out"}
+    return resolve(GenerateConfig, "embedded", **{**base, **changes})
+
+
+def test_pngs_carry_what_they_were_made_with(tiny_base, trained, tmp_path):
+    config = options(
+        tiny_base,
+        tmp_path,
+        prompts=["a bear", "ein Bär 熊"],
+        seeds=[5, 6],
+        lora_file=trained["lora_file"],
+        style_strength=0.5,
+        grid=True,
+    )
+    paths = generate(config)
+    assert [path.name for path in paths] == [
+        "000_seed5.png",
+        "001_seed6.png",
+        "002_seed5.png",
+        "003_seed6.png",
+        "grid.png",
+    ]
+    facts = Image.open(paths[3]).text
+    assert (facts["prompt"], facts["seed"], facts["steps"], facts["guidance"]) == (
+        "ein Bär 熊",
+        "6",
+        "2",
+        str(config.guidance),
+    )
+    assert (facts["content_strength"], facts["style_strength"]) == ("1.0", "0.5")
+    assert facts["lora_file"] == trained["lora_file"] and facts["base_model"] == tiny_base
+    first = [np.asarray(Image.open(path)) for path in paths[:4]]
+    generate(config)
+    assert all(
+        np.array_equal(old, np.asarray(Image.open(path))) for old, path in zip(first, paths, strict=False)
+    )
+
+
+def test_bad_input_writes_no_picture(tiny_base, trained, tmp_path):
+    for changes in (
+        {"size": 18},
+        {"content_file": trained["style_file"]},
+        {"base_model": "/nowhere/base"},
+        {"style_strength": 0.5},
+    ):
+        with pytest.raises(UserError):
+            generate(options(tiny_base, tmp_path, prompts="x", **changes))
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("size", [16, 64, 100, 256])
+def test_the_grid_places_every_picture_and_labels_them_to_be_read(size):
+    colours = [(255, 0, 0), (0, 255, 0), (0, 0, 255), (255, 255, 0), (0, 255, 255), (255, 0, 255)]
+    images = [Image.new("RGB", (size, size), colour) for colour in colours]
+    labelled = grid(
+        images, 3, ["first row", "second row"], ["references", "base model", "fused after the second stage"]
+    )
+    pixels = np.asarray(labelled).astype(int)
+    centres = []
+    for colour in colours:
+        ys, xs = np.nonzero((np.abs(pixels - np.array(colour)) < 3).all(-1))
+        assert len(ys) >= max(128, size) ** 2
+        centres.append((ys.mean(), xs.mean()))
+    (y0, x0), (y1, x1), (y3, x3) = centres[0], centres[1], centres[3]
+    assert abs(y0 - y1) < 2 and x1 > x0 and y3 > y0 and abs(x3 - x0) < 2
+    cell = max(128, size)
+    ink = (pixels == 0).all(-1)
+    assert ink[: int(y0 - cell / 2)].any(0).nonzero()[0].min() >= cell  # column labels above their columns
+    assert ink[:, :cell].any()  # row labels left
+    rows = ink[:, :cell].any(1).nonzero()[0]
+    assert rows.max() - rows.min() > 8
+    assert grid(images, 3).size == (3 * (cell + 4), 2 * (cell + 4))
+
+
+def test_an_uneven_grid_is_a_programming_error():
+    with pytest.raises(ValueError, match="do not fill"):
+        grid([Image.new("RGB", (8, 8))] * 3, 2)

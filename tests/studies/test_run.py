@@ -1,0 +1,164 @@
+"""A study on the tiny base: everything once, killed and continued, shared by processes, scored."""
+
+import json
+from pathlib import Path
+
+import pytest
+import yaml
+
+import b4m.studies.run as studies
+from b4m.core.errors import Busy, UserError
+from b4m.core.lock import exclusive
+from b4m.evaluation.manifest import read_manifest
+from b4m.studies.run import dry_run, study
+from b4m.studies.settings import StudyConfig
+
+ENCODERS = Path(__file__).parents[2] / "examples" / "world" / "encoders"
+
+
+@pytest.fixture
+def config(tmp_path, tiny_base, folders):
+    values = {
+        "title": "try",
+        "rows": {"full": {}, "no second stage": {"method": "composed"}, "words": {"method": "words"}},
+        "contents": [folders["content"]],
+        "styles": [folders["style"]],
+        "partner_styles": [*folders["styles"]],
+        "partner_contents": [*folders["contents"]],
+        "prompts": ["a {content} in {style} style"],
+        "settings": {"base_model": tiny_base, "resolution": 16},
+        "train": {"rank": 4, "steps": 2},
+        "second": {"steps": 1},
+        "generate": {"steps": 2, "size": 16, "base_model": tiny_base},
+        "evaluate": {f"{kind}_extractor": str(ENCODERS / kind) for kind in ("content", "style", "prompt")}
+        | {f"{kind}_judge": None for kind in ("content", "style", "background", "colour")},
+    }
+    (tmp_path / "try.yaml").write_text(yaml.safe_dump(values, sort_keys=False))
+    return StudyConfig(str(tmp_path / "try.yaml"), output_dir=str(tmp_path / "out"))
+
+
+def pictures_of(config) -> dict[str, bytes]:
+    found = Path(config.output_dir).rglob("*.png")
+    return {str(path.relative_to(config.output_dir)): path.read_bytes() for path in found}
+
+
+def scores_of(folder: Path) -> dict:
+    return json.loads((folder / "results.json").read_text())["summary"]
+
+
+def test_a_row_is_drawn_in_its_own_precision_whichever_row_came_before(config):
+    path = config.path
+    values = yaml.safe_load(path.read_text())
+    values["rows"] = {"float32": {}, "bf16": {"generate": {"mixed_precision": "bf16"}}}
+    path.write_text(yaml.safe_dump(values, sort_keys=False))
+    study(config)
+    found = _by_row(config)
+    assert found["float32"] != found["bf16"]
+
+
+def _by_row(config) -> dict[str, list[bytes]]:
+    found: dict[str, list[bytes]] = {}
+    for shot in read_manifest(Path(config.output_dir) / "results" / config.name):
+        found.setdefault(shot.row, []).append(shot.file.read_bytes())
+    return found
+
+
+def test_a_study_from_nothing_to_its_table(config):
+    folder = study(config)
+    rows = scores_of(folder)["rows"]
+    assert [*rows] == ["full", "no second stage", "words"]
+    assert all(row["pictures"] == 2 and row["pairs"] == 1 for row in rows.values())
+    assert "against_baseline" in rows["words"]
+    assert {path.name for path in folder.iterdir()} >= {
+        "results.md",
+        "pictures.csv",
+        "plot.png",
+        "manifest.jsonl",
+    }
+    seconds = json.loads((folder / "seconds.json").read_text())["seconds"]
+    assert {*seconds} == {"content", "style", "second", "picture"} and all(
+        value > 0 for value in seconds.values()
+    )
+    text = (folder / "results.md").read_text()
+    assert "b4m study" in text and "content alignment" in text
+    whole = sum(seconds[stage] for stage in ("content", "style", "second"))
+    assert f"| a new pair (Table 4) | {whole:.1f} |" in text and "joint run" not in text
+
+
+def test_killed_half_way_it_repeats_nothing_and_ends_the_same(config, tmp_path, monkeypatch):
+    whole = study(StudyConfig(config.study, output_dir=str(tmp_path / "whole")))
+    train, trained = studies.train, []
+
+    def dies(job):
+        if len(trained) == 2:
+            raise KeyboardInterrupt
+        trained.append(job.output_dir)
+        return train(job)
+
+    monkeypatch.setattr(studies, "train", dies)
+    with pytest.raises(KeyboardInterrupt):
+        study(config)
+    monkeypatch.setattr(studies, "train", lambda job: trained.append(job.output_dir) or train(job))
+    folder = study(config)
+    assert len(trained) == len({*trained}) == 3
+    assert scores_of(folder) == scores_of(whole)
+    before = len(trained)
+    study(config)
+    assert len(trained) == before
+
+
+def test_half_drawn_pictures_are_drawn_again(config, monkeypatch):
+    save, saved = studies.save_png, []
+
+    def full_disk(path, *rest):
+        if len(saved) == 1:
+            raise UserError("disk full")
+        saved.append(path)
+        save(path, *rest)
+
+    monkeypatch.setattr(studies, "save_png", full_disk)
+    with pytest.raises(UserError, match="disk full"):
+        study(config)
+    monkeypatch.setattr(studies, "save_png", save)
+    study(config)
+    assert len(pictures_of(config)) >= 6
+
+
+def test_what_another_process_has_in_hand_is_left_to_it(config, monkeypatch):
+    train, asked = studies.train, []
+
+    def busy_once(job):
+        asked.append(job.stage)
+        if len(asked) == 1:
+            raise Busy("another run is at work")
+        return train(job)
+
+    monkeypatch.setattr(studies, "train", busy_once)
+    monkeypatch.setattr(studies, "POLL", 0)
+    study(config)
+    assert asked == ["content", "style", "content", "second"]  # the style meanwhile, then the content
+
+
+def test_results_are_one_processs(config):
+    folder = study(config)
+    before = (folder / "results.json").read_bytes()
+    (folder / "results.json").unlink()
+    with exclusive(folder):
+        assert study(config) is None
+    assert not (folder / "results.json").exists()
+    study(config)
+    assert (folder / "results.json").read_bytes() == before
+
+
+def test_dry_run_counts_and_learns_what_things_cost(config):
+    text = dry_run(config)
+    assert "content       1,      1 to do, cost not known yet" in text and "not known before" in text
+    assert not Path(config.output_dir).exists()
+    study(config)
+    text = dry_run(config)
+    assert "second        1,      0 to do" in text and "hours left, one process: 0.0" in text
+
+
+def test_a_study_that_is_not_there_names_those_that_are():
+    with pytest.raises(UserError, match="no such file, nor one of .*table1-ablations"):
+        StudyConfig("table2")
