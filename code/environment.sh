@@ -1,6 +1,6 @@
 # Sourced by the other scripts: makes .venv once, installs what is pinned, and puts it on the PATH. Argument: extras, as in [dev].
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
-wanted="$(cat setup.py constraints.txt | cksum) ${1:-}"
+wanted="$(cat setup.py pyproject.toml constraints.txt | cksum) ${1:-}"
 if [ "$(cat .venv/installed${1:-} 2>/dev/null)" != "$wanted" ]; then
     python="$(command -v python3.11 || command -v python3.12 || command -v python3.13 || command -v python3)"
     "$python" -c 'import sys; sys.exit(sys.version_info < (3, 11))' ||

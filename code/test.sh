@@ -1,5 +1,7 @@
 #!/usr/bin/env bash
-# Install what is needed, then run the tests; arguments go to pytest (for instance: -m slow).
+# Install what is needed, check that no room imports from a floor above it, run the tests; arguments go to pytest
+# (for instance: -m slow).
 set -euo pipefail
 source "$(dirname "$0")/environment.sh" "[dev]"
+lint-imports
 exec python -m pytest "$@"

@@ -1,22 +1,9 @@
 #!/usr/bin/env bash
 # Stage one, style: bash code/train_style.sh [flags of b4m train-style; see b4m train-style --help]
-# Environment: BASE_MODEL, VAE, STYLE_DIR, PARTNER_DIRS (contents; separated by spaces or colons), OUTPUT_DIR, PRESET, PROCESSES.
+# Environment: STYLE_DIR, PARTNER_DIRS (contents), OUTPUT_DIR, and what code/train.sh names. By default chalk.
 set -euo pipefail
-cd "$(dirname "$0")/.."
-if [ -x .venv/bin/python ]; then PATH="$PWD/.venv/bin:$PATH"; fi
-export PYTHONPATH="$PWD/src${PYTHONPATH:+:$PYTHONPATH}"
-options=(--output-dir "${OUTPUT_DIR:-outputs/style}")
-if [ -n "${STYLE_DIR:-}" ]; then options+=(--style-dir "$STYLE_DIR"); else
-  options+=(--style-dir examples/references/style/chalk --style-class chalk)
-fi
-IFS=' :' read -ra partners <<< "${PARTNER_DIRS:-$(echo examples/references/partners/contents/*.png)}"
-options+=(--partner-dirs "${partners[@]}")
-[ -z "${PRESET:-}" ] || options+=(--preset "$PRESET")
-[ -z "${BASE_MODEL:-}" ] || options+=(--base-model "$BASE_MODEL")  # and with it the sdxl preset, unless PRESET is set
-[ -z "${VAE:-}" ] || options+=(--vae "$VAE")
-python -m b4m train-style "${options[@]}" "$@" --dry-run > /dev/null  # bad input ends here, in one line
-export OMP_NUM_THREADS="${OMP_NUM_THREADS:-$(getconf _NPROCESSORS_ONLN)}"
-# One process needs no launcher: it gets our signals, and its exit status (2, 130, 143) is ours. The launcher's is 1.
-[ "${PROCESSES:-1}" != 1 ] || exec python -m b4m train-style "${options[@]}" "$@"
-exec accelerate launch --quiet --num_processes "$PROCESSES" --num_machines 1 --mixed_precision no --dynamo_backend no \
-  --num_cpu_threads_per_process "$OMP_NUM_THREADS" --module b4m train-style "${options[@]}" "$@"
+code="$(cd "$(dirname "$0")" && pwd)"
+export PARTNER_DIRS="${PARTNER_DIRS:-$(cd "$code/.." && echo examples/references/partners/contents/*.png)}"
+[ -n "${STYLE_DIR:-}" ] || set -- --style-class chalk "$@"
+exec bash "$code/train.sh" train-style --style-dir "${STYLE_DIR:-examples/references/style/chalk}" \
+  --output-dir "${OUTPUT_DIR:-outputs/style}" "$@"

@@ -31,7 +31,7 @@ from b4m.core.errors import UserError
 from b4m.core.storage import write_atomic, write_text
 from b4m.data.images import load_folder
 from b4m.evaluation.evaluate import load_extractors, score
-from b4m.evaluation.manifest import Shot, write_manifest
+from b4m.evaluation.manifest import Shot, in_plain_words, write_manifest
 from b4m.evaluation.metrics import Interval, interval
 from b4m.sampling.attach import attach
 from b4m.sampling.grid import grid
@@ -93,9 +93,7 @@ def train_all(content: str, style: str, output: Path) -> dict[str, tuple[TrainCo
     return done
 
 
-def draw(
-    backbone: Backbone, files: dict[str, Path], asked: list[str], seeds
-) -> list[Image.Image]:
+def draw(backbone: Backbone, files: dict[str, Path], asked: list[str], seeds) -> list[Image.Image]:
     """Every prompt with every seed, with `files` attached (none: the base model)."""
     attach(backbone, **{name: str(path) for name, path in files.items()})
     texts = [text for text in asked for _ in seeds]
@@ -124,7 +122,7 @@ def measure(
         for number, (picture, (text, seed)) in enumerate(zip(pictures, product(asked, SEEDS), strict=True)):
             path = output / "pictures" / variant.replace(" ", "-") / f"{number:02d}_seed{seed}.png"
             save_png(path, picture, {"prompt": text, "seed": str(seed)})
-            plain = text.replace("snq ", "").replace("w@z ", "")  # no extractor knows a trigger word
+            plain = in_plain_words(text, ("snq", "w@z"))
             folders = REFERENCES / "content" / content, REFERENCES / "style" / style
             shots.append(Shot(path, plain, seed, content, style, *folders, row=variant, labels=labels))
     write_manifest(output / "pictures", shots)
@@ -238,7 +236,8 @@ def main() -> int:
             **DIALS,
             "intervals": "mean, low, high: 95 % bootstrap over the pictures of this one pair",
             **{
-                variant: {name: value._asdict() for name, value in row.items()} for variant, row in scores.items()
+                variant: {name: value._asdict() for name, value in row.items()}
+                for variant, row in scores.items()
             },
         },
         "threads": torch.get_num_threads(),

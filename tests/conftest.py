@@ -1,17 +1,29 @@
-"""Fixtures: a random SDXL pipeline of 4 MB, picture folders, a whole run; one CPU thread."""
+"""Fixtures: random pipelines of a few MB, picture folders, a whole run, packages from outside; one CPU thread."""
 
 import gc
+import json
 import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
 
 os.environ["HF_HUB_OFFLINE"] = "1"  # a test must never wait for a network
 
 import numpy as np
 import pytest
 import torch
-from diffusers import AutoencoderKL, EulerDiscreteScheduler, StableDiffusionXLPipeline, UNet2DConditionModel
+from diffusers import (
+    AutoencoderKL,
+    EulerDiscreteScheduler,
+    StableDiffusionPipeline,
+    StableDiffusionXLPipeline,
+    UNet2DConditionModel,
+)
 from PIL import Image
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer
 
+import b4m
 from b4m.config.resolve import resolve
 from b4m.config.training import JOBS, TrainConfig
 from b4m.core.errors import UserError
@@ -23,6 +35,14 @@ gc.freeze()  # the libraries' million objects need not be looked through at ever
 
 SIZE = 16  # pixels; the tiny VAE halves them, so latents are 8 x 8
 WORDS = ("a", "photo", "of", "snq", "bear", "picture", "in", "style", "w", "@", "z", "yarn", "house", "chalk")
+TINY_UNET = dict(
+    sample_size=8,
+    layers_per_block=1,
+    norm_num_groups=8,
+    down_block_types=("CrossAttnDownBlock2D", "CrossAttnDownBlock2D"),
+    up_block_types=("CrossAttnUpBlock2D", "CrossAttnUpBlock2D"),
+    attention_head_dim=(2, 4),
+)
 
 
 def tiny_tokenizer() -> CLIPTokenizer:
@@ -64,29 +84,16 @@ def tiny_pipeline(
     tokenizer = tiny_tokenizer()
     text = tiny_text_config(tokenizer)
     unet = UNet2DConditionModel(
-        sample_size=8,
+        **TINY_UNET,
         block_out_channels=widths,
-        layers_per_block=1,
-        norm_num_groups=8,
         cross_attention_dim=48,
-        down_block_types=("CrossAttnDownBlock2D", "CrossAttnDownBlock2D"),
-        up_block_types=("CrossAttnUpBlock2D", "CrossAttnUpBlock2D"),
-        attention_head_dim=(2, 4),
         use_linear_projection=True,
         addition_embed_type="text_time",
         addition_time_embed_dim=8,
         projection_class_embeddings_input_dim=6 * 8 + 24,
     )
-    vae = AutoencoderKL(
-        down_block_types=("DownEncoderBlock2D",) * 2,
-        up_block_types=("UpDecoderBlock2D",) * 2,
-        block_out_channels=(8, 8),
-        norm_num_groups=4,
-        latent_channels=4,
-        sample_size=SIZE,
-    )
     return StableDiffusionXLPipeline(
-        vae,
+        tiny_vae(),
         CLIPTextModel(text),
         CLIPTextModelWithProjection(text),
         tokenizer,
@@ -94,6 +101,39 @@ def tiny_pipeline(
         unet,
         EulerDiscreteScheduler(beta_schedule="scaled_linear", **scheduler),
         add_watermarker=False,
+    )
+
+
+def tiny_vae() -> AutoencoderKL:
+    return AutoencoderKL(
+        down_block_types=("DownEncoderBlock2D",) * 2,
+        up_block_types=("UpDecoderBlock2D",) * 2,
+        block_out_channels=(8, 8),
+        norm_num_groups=4,
+        latent_channels=4,
+        sample_size=SIZE,
+    )
+
+
+def tiny_sd15_pipeline(
+    seed: int = 0,
+    unet: dict | None = None,
+    pipeline: type[StableDiffusionPipeline] = StableDiffusionPipeline,
+    **scheduler,
+) -> StableDiffusionPipeline:
+    """Stable Diffusion 1.x in everything but size and skill. unet: settings that make it another, 2.x for instance."""
+    torch.manual_seed(seed)
+    tokenizer = tiny_tokenizer()
+    config = {**TINY_UNET, "block_out_channels": (32, 64), "cross_attention_dim": 24, **(unet or {})}
+    return pipeline(
+        tiny_vae(),
+        CLIPTextModel(tiny_text_config(tokenizer)),
+        tokenizer,
+        UNet2DConditionModel(**config),
+        EulerDiscreteScheduler(beta_schedule="scaled_linear", **scheduler),
+        safety_checker=None,
+        feature_extractor=None,
+        requires_safety_checker=False,
     )
 
 
@@ -155,7 +195,6 @@ def settings(tiny_base, folders):
             "base_model": tiny_base,
             "output_dir": str(output_dir),
             "resolution": SIZE,
-            "rank": 4,
             "steps": 3,
         }
         if stage in ("second", "joint"):
@@ -163,6 +202,8 @@ def settings(tiny_base, folders):
         else:
             partners = folders["styles" if stage == "content" else "contents"]
             base |= {f"{stage}_dir": folders[stage], "partner_dirs": partners}
+        if stage != "second":  # whose rank is that of its files
+            base["rank"] = 4
         return resolve(JOBS[stage], "embedded", **{**base, **changes})
 
     return make
@@ -178,3 +219,35 @@ def trained(settings, tmp_path_factory) -> dict[str, str]:
         files[f"{stage}_file"] = str(result.path)
     files["lora_file"] = str(train(settings("second", root / "second", lr=1e-3, **files)).path)
     return files
+
+
+@pytest.fixture(scope="session")
+def outside(tmp_path_factory) -> Path:
+    """A folder to put on a process's path: the packages of tests/outside, installed there by pip."""
+    root = tmp_path_factory.mktemp("outside")
+    # A copy, since pip leaves there what it builds.
+    sources = shutil.copytree(Path(__file__).parent / "outside", root / "sources")
+    offline = ("--no-deps", "--no-build-isolation", "--no-index", "--disable-pip-version-check")
+    install = [sys.executable, "-m", "pip", "install", "--quiet", *offline, "--target", str(root / "site")]
+    subprocess.run([*install, *map(str, sorted(sources.iterdir()))], check=True)
+    return root / "site"
+
+
+def b4m_with(site: Path, *commands: list[str]) -> str:
+    """What `python -m b4m` prints for each of `commands`, in a new process that has the packages in `site`."""
+    program = (
+        "import json, runpy, sys\n"
+        "for given in json.loads(sys.argv[1]):\n"
+        "    sys.argv = ['b4m', *given]\n"
+        "    try: runpy.run_module('b4m', run_name='__main__', alter_sys=True)\n"
+        "    except SystemExit as stop: assert not stop.code, given\n"
+    )
+    path = os.pathsep.join([str(site), str(Path(b4m.__file__).parents[1])])
+    done = subprocess.run(
+        [sys.executable, "-c", program, json.dumps(commands)],
+        capture_output=True,
+        text=True,
+        env={**os.environ, "PYTHONPATH": path, "OMP_NUM_THREADS": "1"},
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    return done.stdout

@@ -23,6 +23,7 @@ from b4m.data.images import load_folder
 from b4m.files.concept import Concept, load_concept, save_concept
 from b4m.files.dialects import DIALECTS
 from b4m.files.lora import load_lora, save_lora
+from b4m.files.opening import METHOD, open_any
 from b4m.maths.plp import BasisSpec
 
 SECONDS = 60  # a case that takes longer hangs
@@ -279,25 +280,32 @@ def concepts(draw) -> tuple[dict, dict]:
     return tensors, draw(st.dictionaries(st.sampled_from(KEYS), st.sampled_from(WORDS), max_size=2))
 
 
+def concept_file(path: Path) -> Path:
+    layers = {name: torch.ones(6, 4) for name in LAYERS}
+    save_concept(path, Concept("content", layers, BasisSpec(rank=4), "square", "f" * 64, {}))
+    return path
+
+
+def write(path: Path, case: bytes | tuple[dict, dict], header: dict[str, str]) -> None:
+    """The bytes; or tensors and changed entries of `header`, with the checksum that belongs to them."""
+    if isinstance(case, bytes):
+        path.write_bytes(case)
+        return
+    tensors, change = case
+    metadata = {
+        key: value for key, value in {**header, **change}.items() if key not in ("format", "b4m.sha256")
+    }
+    signed = {key: value for key, value in metadata.items() if key.startswith("b4m.")}
+    write_tensors(path, tensors, {**metadata, "b4m.sha256": fingerprint(tensors, signed)})
+
+
 @tier(4000, 60)
 def test_concept_reader(cases, tmp_path):
-    path, good = tmp_path / "x.safetensors", tmp_path / "good.safetensors"
-    whole = Concept(
-        "content", {name: torch.ones(6, 4) for name in LAYERS}, BasisSpec(rank=4), "square", "f" * 64, {}
-    )
-    save_concept(good, whole)
-    header = {
-        key: value for key, value in read_tensors(good)[1].items() if key not in ("format", "b4m.sha256")
-    }
+    path, good = tmp_path / "x.safetensors", concept_file(tmp_path / "good.safetensors")
+    header = read_tensors(good)[1]
 
     def attempt(case):
-        if isinstance(case, bytes):
-            path.write_bytes(case)
-        else:
-            tensors, change = case
-            metadata = {**header, **{key: value for key, value in change.items() if key != "format"}}
-            signed = {key: value for key, value in metadata.items() if key.startswith("b4m.")}
-            write_tensors(path, tensors, {**metadata, "b4m.sha256": fingerprint(tensors, signed)})
+        write(path, case, header)
         found = load_concept(path)
         assert all(
             tensor.isfinite().all() and tensor.dtype == torch.float32 for tensor in found.tensors.values()
@@ -305,3 +313,34 @@ def test_concept_reader(cases, tmp_path):
 
     hammer(cases, st.one_of(damaged([good.read_bytes()]), concepts(), concepts()), attempt)
     assert sorted(os.listdir(tmp_path)) == ["good.safetensors", "x.safetensors"]
+
+
+# whatever it is
+
+
+@tier(4000, 60)
+def test_the_one_door_to_every_file(cases, tmp_path):
+    path, good = tmp_path / "x.safetensors", concept_file(tmp_path / "good.safetensors")
+    headers_of = (
+        read_tensors(good)[1],
+        {METHOD: "scale", "b4m.unet_hash": "f" * 64},
+        {METHOD: "b4m", "b4m.kind": ""},
+    )
+
+    def attempt(case):
+        data, header = case
+        write(path, data, header)
+        opened = open_any(path)
+        assert opened.kind in ("content", "style", "fused", "LoRA", "method") and opened.where == str(path)
+        assert (opened.kind in ("content", "style")) == (opened.concept is not None)
+        assert (opened.kind in ("fused", "LoRA")) == bool(opened.layers)
+        assert (opened.kind == "method") == (METHOD in opened.metadata and not opened.concept)
+        describe(path)
+
+    (tmp_path / "lora").mkdir()
+    files = [good.read_bytes(), *lora_files(tmp_path / "lora")]
+    hammer(
+        cases,
+        st.tuples(st.one_of(damaged(files), headers(), concepts()), st.sampled_from(headers_of)),
+        attempt,
+    )

@@ -21,10 +21,10 @@ def test_modules_say_what_they_are_for(path):
 def test_the_loop_fits_one_screen():
     functions = {
         node.name: node
-        for node in ast.parse((ROOT / "training/loop.py").read_text(encoding="utf-8")).body
+        for node in ast.walk(ast.parse((ROOT / "training/loop.py").read_text(encoding="utf-8")))
         if isinstance(node, ast.FunctionDef)
     }
-    for name in ("train", "_loop"):
+    for name in ("train", "run", "take_step", "micro_step"):
         assert functions[name].end_lineno - functions[name].lineno < 50
 
 

@@ -18,10 +18,10 @@ from safetensors.torch import load_file
 from b4m.apps.cli import main
 from b4m.apps.doctor import DoctorConfig
 from b4m.apps.info import describe
-from b4m.backbones.sdxl import load_base
+from b4m.backbones.registry import open_backbone
 from b4m.benchmarking.settings import BenchConfig
 from b4m.config.sampling import GenerateConfig
-from b4m.config.training import TrainConfig
+from b4m.config.training import ContentConfig, JointConfig, SecondConfig, StyleConfig
 from b4m.core import storage
 from b4m.core.errors import UserError
 from b4m.core.lock import exclusive
@@ -46,7 +46,10 @@ NASTY = (
     object(), ("",), ("\0",), (None,), "/", ".", "..", "~", "../../x", "https://x/y", "--steps", "%s{}$(x)`x`",
 )  # fmt: skip
 WORKING = {
-    TrainConfig: {"stage": "content", "content_dir": ("c",), "partner_dirs": ("p",)},
+    ContentConfig: {"content_dir": ("c",), "partner_dirs": ("p",)},
+    StyleConfig: {"style_dir": ("s",), "partner_dirs": ("p",)},
+    SecondConfig: {"content_dir": ("c",), "style_dir": ("s",), "content_file": "b", "style_file": "d"},
+    JointConfig: {"content_dir": ("c",), "style_dir": ("s",)},
     GenerateConfig: {"prompts": ("x",)},
     EvaluateConfig: {"lora_file": "l", "prompts": ("x",), "content_dir": "c", "style_dir": "s"},
     StudyConfig: {"study": "joint"},
@@ -80,7 +83,11 @@ def is_finite(value) -> bool:
 
 @pytest.mark.parametrize(
     ("cls", "name"),
-    [(TrainConfig, n) for n in ("base_model", "output_dir", "content_dir", "partner_dirs", "content_trigger")]
+    [
+        (ContentConfig, n)
+        for n in ("base_model", "output_dir", "content_dir", "partner_dirs", "content_trigger")
+    ]
+    + [(SecondConfig, n) for n in ("content_file", "style_dir")]
     + [(GenerateConfig, n) for n in ("base_model", "content_file", "prompts", "negative_prompt")]
     + [(EvaluateConfig, "pictures"), (StudyConfig, "study"), (InspectConfig, "file"), (BenchConfig, "output")]
     + [(ExportConfig, "output"), (DoctorConfig, "output_dir"), (SplitConfig, "lora_file")],
@@ -95,11 +102,11 @@ def test_text_that_no_file_can_hold_is_refused(cls, name, text):
 @pytest.mark.parametrize(
     ("cls", "name", "value"),
     [
-        (TrainConfig, "resolution", 10**6),
-        (TrainConfig, "seed", 2**63),
-        (TrainConfig, "basis_seed", 10**30),
-        (TrainConfig, "output_dir", ""),
-        (TrainConfig, "base_model", "x" * 256),
+        (ContentConfig, "resolution", 10**6),
+        (ContentConfig, "seed", 2**63),
+        (ContentConfig, "basis_seed", 10**30),
+        (ContentConfig, "output_dir", ""),
+        (ContentConfig, "base_model", "x" * 256),
         (GenerateConfig, "size", 10**6),
         (GenerateConfig, "steps", 1001),
         (GenerateConfig, "seeds", (0, -1)),
@@ -119,9 +126,9 @@ def test_memory_that_is_not_there_is_told_in_one_line(settings, tmp_path, monkey
     def greedy(*_):
         torch.empty(2**50)
 
-    monkeypatch.setattr("b4m.training.loop.prepare", greedy)
+    monkeypatch.setattr("b4m.training.loop.start", greedy)
     refused(lambda: train(settings("content", tmp_path)), "memory", "--rows-per-pass 1")
-    monkeypatch.setattr("b4m.training.loop.prepare", lambda *_: torch.zeros(2) @ torch.zeros(3))
+    monkeypatch.setattr("b4m.training.loop.start", lambda *_: torch.zeros(2) @ torch.zeros(3))
     with pytest.raises(RuntimeError, match="size"):  # any other error of torch stays what it is
         train(settings("content", tmp_path))
 
@@ -299,7 +306,7 @@ def test_a_pickle_in_a_base_model_is_never_opened(tiny_base, tmp_path, content):
     pickled = Bomb(sign) if content == "a bomb" else load_file(weights)
     torch.save(pickled, weights.with_suffix(".bin"))
     weights.unlink()
-    refused(lambda: load_base(str(base)), base)
+    refused(lambda: open_backbone(str(base)), base)
     assert not sign.exists()
 
 
@@ -311,11 +318,11 @@ def test_code_in_a_base_model_is_never_run(tiny_base, tmp_path):
     index = json.loads((base / "model_index.json").read_text())
     for change in ({"_class_name": ["evil", "Evil"]}, {"unet": ["evil", "Evil"]}):
         (base / "model_index.json").write_text(json.dumps({**index, **change}))
-        refused(lambda: load_base(str(base)), base)
+        refused(lambda: open_backbone(str(base)), base)
     (base / "model_index.json").write_text(json.dumps(index))
     config = json.loads((base / "unet/config.json").read_text())
     (base / "unet/config.json").write_text(json.dumps({**config, "auto_map": {"AutoModel": "evil.Evil"}}))
-    load_base(str(base))
+    open_backbone(str(base))
     assert not sign.exists()
 
 
@@ -323,7 +330,7 @@ def test_code_in_a_base_model_is_never_run(tiny_base, tmp_path):
 def test_a_base_model_without_one_of_its_parts_is_refused_by_its_name(tiny_base, tmp_path, part):
     base = copied(tiny_base, tmp_path / "base")
     shutil.rmtree(base / part)
-    refused(lambda: load_base(str(base)), base)
+    refused(lambda: open_backbone(str(base)), base)
 
 
 @pytest.mark.parametrize("part", ["tokenizer", "tokenizer_2"])
@@ -359,7 +366,7 @@ def test_the_scripts_pass_the_exit_status_on(tiny_base, folders, tmp_path):
 def test_nothing_in_the_package_unpickles_or_runs_what_it_reads():
     names = r"import pickle|torch\.load|weights_only=False|trust_remote_code=True|custom_pipeline|yaml\.load\(|np\.load"
     names += r"|(?<![.\w])(?:eval|exec|compile)\("
-    for path in sorted((ROOT / "src/b4m").glob("*.py")):
+    for path in sorted((ROOT / "src/b4m").rglob("*.py")):
         code = re.sub(r'"""[\s\S]*?"""|#.*', "", path.read_text(encoding="utf-8"))
         assert not (found := re.findall(names, code)), (path.name, found)
 
@@ -369,14 +376,14 @@ def test_nothing_in_the_package_unpickles_or_runs_what_it_reads():
 
 def test_every_test_that_the_page_names_exists():
     page = (ROOT / "docs/reliability.md").read_text(encoding="utf-8")
-    tests = set()
-    for path in (ROOT / "tests").glob("test_*.py"):
-        tests |= {
-            f"{path.name}::{name}"
-            for name in re.findall(r"^def (test_\w+)", path.read_text("utf-8"), re.MULTILINE)
-        }
-    named = re.findall(r"`(test_\w+\.py)::(test_\w+)`", page)
+    found = {
+        f"{path.relative_to(ROOT / 'tests').as_posix()}::{name}"
+        for path in (ROOT / "tests").rglob("test_*.py")
+        for name in re.findall(r"^def (test_\w+)", path.read_text("utf-8"), re.MULTILINE)
+    }
+    named = re.findall(r"`([\w/]*test_\w+\.py::test_\w+)`", page)
     assert len(named) > 50
-    assert not [name for name in named if "::".join(name) not in tests]
+    assert not set(named) - found
+    assert all((ROOT / path).exists() for path in re.findall(r"\btests/[\w/]+\.py", page))
     for row in re.findall(r"^\| (?!---|fault|case).*$", page, re.MULTILINE):
-        assert "`test_" in row or "figure" in row.lower() or "`bash" in row, row
+        assert "::test_" in row or "figure" in row.lower() or "`bash" in row, row

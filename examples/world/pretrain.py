@@ -195,6 +195,19 @@ def train_unet(pipe: StableDiffusionXLPipeline, run: Run, latents: Tensor, seed:
     run.loop("unet", loss_of_step, save_every=500)
 
 
+def save(pipe: StableDiffusionXLPipeline, folder: Path) -> None:
+    """Weights in float16, under configurations with which every part loads in float32 unless a dtype is given.
+
+    transformers follows the dtype that it notes beside the weights and Diffusers does not: noted as float16, the
+    text encoders would not fit the UNet in a plain `from_pretrained(folder)`.
+    """
+    pipe.to(torch.float16).save_pretrained(folder, safe_serialization=True)
+    for name in ("text_encoder", "text_encoder_2"):
+        config = getattr(pipe, name).config
+        config.dtype = "float32"
+        config.save_pretrained(folder / name)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--part", choices=["decoder", "unet", "all"], default="all")
@@ -244,7 +257,7 @@ def main() -> None:
     decoder.adopt_average()
     unet.adopt_average()
     pipe.unet.set_default_attn_processor()
-    pipe.to(torch.float16).save_pretrained(BASE, safe_serialization=True)
+    save(pipe, BASE)
     size = sum(file.stat().st_size for file in BASE.rglob("*.safetensors"))
     print(f"saved {BASE}: {size / 1e6:.2f} MB of weights")
 

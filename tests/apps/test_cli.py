@@ -1,8 +1,10 @@
 """The command line: help for people, one line for bad input, the path from pictures to a LoRA."""
 
 import os
+import shlex
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -10,36 +12,50 @@ import torch
 import yaml
 from conftest import SIZE
 
-from b4m.apps.cli import COMMANDS, main
-from b4m.config.training import TrainConfig
+from b4m.apps.cli import COMMANDS, main, parse
+from b4m.config.training import ContentConfig
 from b4m.files.concept import load_concept
 from b4m.files.lora import load_lora
 
 ROOT = Path(__file__).parents[2]
 
 
+def words(command: str, *given: dict[str, str | Sequence[str] | None]) -> list[str]:
+    """A command line. The flags of later dictionaries win over earlier ones; None leaves a flag out."""
+    flags = {flag: value for some in given for flag, value in some.items()}
+    listed = {
+        flag: [value] if isinstance(value, str) else value
+        for flag, value in flags.items()
+        if value is not None
+    }
+    return [command, *(word for flag, values in listed.items() for word in (flag, *values))]
+
+
 @pytest.fixture
-def common(tiny_base, tmp_path) -> list[str]:
-    """Flags of every training command on the tiny base."""
-    return [
-        "--base-model",
-        tiny_base,
-        "--preset",
-        "embedded",
-        "--resolution",
-        str(SIZE),
-        "--rank",
-        "4",
-        "--steps",
-        "2",
-        "--output-dir",
-        str(tmp_path / "out"),
-    ]
+def common(tiny_base, tmp_path) -> dict[str, str]:
+    """Flags of every training command on the tiny base; a second stage has no rank of its own."""
+    return {
+        "--base-model": tiny_base,
+        "--preset": "embedded",
+        "--resolution": str(SIZE),
+        "--rank": "4",
+        "--steps": "2",
+        "--output-dir": str(tmp_path / "out"),
+    }
 
 
 def content(common, folders, **changes) -> list[str]:
-    flags = {"--content-dir": [folders["content"]], "--partner-dirs": folders["styles"], **changes}
-    return ["train-content", *common, *(word for flag, values in flags.items() for word in (flag, *values))]
+    own = {"--content-dir": folders["content"], "--partner-dirs": folders["styles"]}
+    return words("train-content", common, own, changes)
+
+
+def second(common, folders, *changes) -> list[str]:
+    own = {"--rank": None, "--content-dir": folders["content"], "--style-dir": folders["style"]}
+    return words("second-stage", common, own, *changes)
+
+
+def pair(content_file, style_file) -> dict[str, str]:
+    return {"--content-file": str(content_file), "--style-file": str(style_file)}
 
 
 def refused(arguments, capsys, tmp_path, message) -> None:
@@ -53,56 +69,31 @@ def refused(arguments, capsys, tmp_path, message) -> None:
 
 
 def test_the_path_from_pictures_to_a_lora(common, folders, tiny_base, tmp_path, capsys):
-    train = [word for word in common if word not in ("--rank", "4")]
     assert main(content(common, folders)) == 0
     concept = str(tmp_path / "out/content.safetensors")
     assert concept in capsys.readouterr().out.splitlines()[-1]
-    partners = ["--partner-dirs", *folders["contents"], "--output-dir", str(tmp_path / "style")]
-    assert main(["train-style", *common, "--style-dir", folders["style"], *partners]) == 0
+    own = {"--style-dir": folders["style"], "--partner-dirs": folders["contents"]}
+    assert main(words("train-style", common, own, {"--output-dir": str(tmp_path / "style")})) == 0
     style = str(tmp_path / "style/style.safetensors")
-    files = ["--content-file", concept, "--style-file", style]
-    out = ["--output-dir", str(tmp_path / "fused")]
-    assert (
-        main(
-            [
-                "second-stage",
-                *train,
-                *out,
-                *files,
-                "--content-dir",
-                folders["content"],
-                "--style-dir",
-                folders["style"],
-            ]
-        )
-        == 0
-    )
+    files = pair(concept, style)
+    assert main(second(common, folders, files, {"--output-dir": str(tmp_path / "fused")})) == 0
     fused = str(tmp_path / "fused/pytorch_lora_weights.safetensors")
-    draw = [
-        "--base-model",
-        tiny_base,
-        "--preset",
-        "embedded",
-        "--size",
-        str(SIZE),
-        "--steps",
-        "2",
-        "--prompts",
-        "a bear",
-    ]
-    for source in (["--lora-file", fused], files, files[:2], []):
+    draw = {
+        "--base-model": tiny_base,
+        "--preset": "embedded",
+        "--size": str(SIZE),
+        "--steps": "2",
+        "--prompts": "a bear",
+        "--seeds": ("1", "2"),
+        "--output-dir": str(tmp_path / "pictures"),
+    }
+    for source in ({"--lora-file": fused}, files, {"--content-file": concept}, {}):
         capsys.readouterr()
-        assert (
-            main(
-                ["generate", *draw, *source, "--seeds", "1", "2", "--output-dir", str(tmp_path / "pictures")]
-            )
-            == 0
-        )
-        assert all(Path(line).exists() for line in capsys.readouterr().out.splitlines())
-    assert (
-        main(["export", "--base-model", tiny_base, *files, "--output", str(tmp_path / "both.safetensors")])
-        == 0
-    )
+        assert main(words("generate", draw, source)) == 0
+        drawn = capsys.readouterr().out.splitlines()
+        assert len(drawn) == 2 and all(Path(line).exists() for line in drawn)
+    out = {"--base-model": tiny_base, "--output": str(tmp_path / "both.safetensors")}
+    assert main(words("export", files, out)) == 0
     layers, _ = load_lora(tmp_path / "both.safetensors")
     B, D = (load_concept(file).tensors for file in (concept, style))
     for layer, (up, down) in layers.items():
@@ -118,24 +109,17 @@ def test_settings_files(common, folders, tmp_path, capsys):
     (tmp_path / "run.yaml").write_text(
         yaml.safe_dump({"content-dir": folders["content"], "steps": 9, "lr": 0.5})
     )
-    command = [
-        "train-content",
-        *common,
-        "--config",
-        str(tmp_path / "run.yaml"),
-        "--partner-dirs",
-        *folders["styles"],
-    ]
-    assert main([*command, "--dry-run"]) == 0
+    given = {"--config": str(tmp_path / "run.yaml"), "--partner-dirs": folders["styles"]}
+    assert main([*words("train-content", common, given), "--dry-run"]) == 0
     shown = yaml.safe_load(capsys.readouterr().out)
     assert (shown["steps"], shown["lr"], shown["content_dir"]) == (2, 0.5, [folders["content"]])
-    assert TrainConfig(**shown).partner_dirs == folders["styles"]
+    assert ContentConfig(**shown).partner_dirs == folders["styles"]
     assert not (tmp_path / "out").exists()
 
 
 def test_dry_run_checks_pictures_and_writes_nothing(common, folders, capsys, tmp_path):
     refused(
-        [*content(common, folders, **{"--content-dir": ["/nowhere/bear"]}), "--dry-run"],
+        [*content(common, folders, **{"--content-dir": "/nowhere/bear"}), "--dry-run"],
         capsys,
         tmp_path,
         "/nowhere/bear",
@@ -169,9 +153,24 @@ def test_bad_training_input(common, folders, capsys, tmp_path):
         if message == "fp16" and __import__("torch").cuda.is_available():
             continue
         refused(content(common, folders, **changes), capsys, tmp_path, message)
-    refused(["train-content", *common], capsys, tmp_path, "--content-dir")
+    refused(words("train-content", common), capsys, tmp_path, "--content-dir")
+    refused(content(common, folders, **{"--preset": None}), capsys, tmp_path, "say with --preset")
     refused(["fly"], capsys, tmp_path, "fly")
     refused([], capsys, tmp_path, "command")
+
+
+def elsewhere(base: str, tmp_path) -> dict[str, dict[str, str]]:
+    """The other commands that put two files onto a base model, and what they need besides."""
+    draw = {
+        "--preset": "embedded",
+        "--size": str(SIZE),
+        "--prompts": "x",
+        "--output-dir": str(tmp_path / "p"),
+    }
+    return {
+        "export": {"--base-model": base, "--output": str(tmp_path / "x.safetensors")},
+        "generate": {"--base-model": base, **draw},
+    }
 
 
 def test_files_that_do_not_belong_together(
@@ -180,51 +179,15 @@ def test_files_that_do_not_belong_together(
     from b4m.training.loop import train
 
     wide = str(train(settings("style", tmp_path_factory.mktemp("wide"), rank=8, steps=1)).path)
-    start = [
-        "second-stage",
-        *[w for w in common if w not in ("--rank", "4")],
-        "--content-dir",
-        folders["content"],
-        "--style-dir",
-        folders["style"],
-    ]
-    refused(
-        [*start, "--content-file", trained["content_file"], "--style-file", wide],
-        capsys,
-        tmp_path,
-        "rank 4 against 8",
-    )
-    refused([*start, "--content-file", wide, "--style-file", wide], capsys, tmp_path, "style")
-    refused(
-        [*start, "--content-file", trained["lora_file"], "--style-file", wide],
-        capsys,
-        tmp_path,
-        "not a concept file",
-    )
-    pair = ["--content-file", trained["content_file"], "--style-file", wide]
-    refused(
-        ["export", "--base-model", tiny_base, *pair, "--output", str(tmp_path / "x.safetensors")],
-        capsys,
-        tmp_path,
-        "rank 4 against 8",
-    )
-    refused(
-        [
-            "generate",
-            "--base-model",
-            tiny_base,
-            "--size",
-            "16",
-            "--prompts",
-            "x",
-            *pair,
-            "--output-dir",
-            str(tmp_path / "p"),
-        ],
-        capsys,
-        tmp_path,
-        "rank 4 against 8",
-    )
+    files = pair(trained["content_file"], wide)
+    for given, message in (
+        (files, "rank 4 against 8"),
+        (pair(wide, wide), "style"),
+        (pair(trained["lora_file"], wide), "not a concept file"),
+    ):
+        refused(second(common, folders, given), capsys, tmp_path, message)
+    for command, out in elsewhere(tiny_base, tmp_path).items():
+        refused(words(command, out, files), capsys, tmp_path, "rank 4 against 8")
     refused(["info", str(tmp_path / "none.safetensors")], capsys, tmp_path, "none.safetensors")
     refused(["info", str(Path(tiny_base) / "model_index.json")], capsys, tmp_path, "model_index.json")
 
@@ -234,45 +197,15 @@ def test_a_base_of_another_shape_is_refused(common, folders, trained, tmp_path_f
 
     other = tmp_path_factory.mktemp("other") / "base"
     tiny_pipeline(widths=(32, 96)).save_pretrained(other)
-    files = ["--content-file", trained["content_file"], "--style-file", trained["style_file"]]
-    command = [
-        "second-stage",
-        *common[4:6],
-        *common[8:],
-        "--preset",
-        "embedded",
-        "--base-model",
-        str(other),
-        *files,
-        "--content-dir",
-        folders["content"],
-        "--style-dir",
-        folders["style"],
-    ]
-    refused(command, capsys, tmp_path, "made for another UNet")
+    files = pair(trained["content_file"], trained["style_file"])
     refused(
-        [
-            "generate",
-            "--base-model",
-            str(other),
-            "--size",
-            "16",
-            "--prompts",
-            "x",
-            *files,
-            "--output-dir",
-            str(tmp_path / "p"),
-        ],
+        second(common, folders, files, {"--base-model": str(other)}),
         capsys,
         tmp_path,
         "made for another UNet",
     )
-    refused(
-        ["export", "--base-model", str(other), *files, "--output", str(tmp_path / "x.safetensors")],
-        capsys,
-        tmp_path,
-        "made for another UNet",
-    )
+    for command, out in elsewhere(str(other), tmp_path).items():
+        refused(words(command, out, files), capsys, tmp_path, "made for another UNet")
 
 
 def test_export_folds_strengths_in(trained, tiny_base, tmp_path, capsys):
@@ -301,13 +234,9 @@ def test_help_explains_and_gives_an_example(command, capsys):
     assert "None" not in text and "dataclass" not in text
 
 
-def test_examples_in_the_help_are_valid_commands(monkeypatch, capsys):
-    import shlex
-
-    from b4m.apps.cli import build_parser
-
+def test_examples_in_the_help_are_valid_commands():
     for command in COMMANDS.values():
-        build_parser().parse_args(shlex.split(command.example)[1:])
+        parse(shlex.split(command.example)[1:])
 
 
 def test_program_runs_as_a_module(tmp_path):
@@ -353,34 +282,45 @@ def test_shell_scripts_and_infer(tiny_base, folders, tmp_path):
         *flags,
     )
     assert bad.returncode == 2 and bad.stderr.count("\n") == 1 and not (tmp_path / "bad").exists()
-    command = [
-        sys.executable,
-        str(ROOT / "infer.py"),
-        "--base-model",
-        tiny_base,
-        "--size",
-        "16",
-        "--steps",
-        "2",
-        "--lora-file",
-        f"{tmp_path}/f/pytorch_lora_weights.safetensors",
-        "--output-dir",
-        str(tmp_path / "p"),
-    ]
-    done = subprocess.run(command, capture_output=True, text=True)
+    draw = {
+        "--base-model": tiny_base,
+        "--preset": "embedded",
+        "--size": str(SIZE),
+        "--steps": "2",
+        "--lora-file": f"{tmp_path}/f/pytorch_lora_weights.safetensors",
+        "--output-dir": str(tmp_path / "p"),
+    }
+    done = infer(draw)
     assert done.returncode == 0 and (tmp_path / "p/000_seed77.png").exists(), done.stderr
+
+
+def infer(*flags) -> subprocess.CompletedProcess:
+    return subprocess.run(
+        [sys.executable, *words(str(ROOT / "infer.py"), *flags)], capture_output=True, text=True
+    )
+
+
+def test_infer_asks_for_a_preset_as_every_command_does(tiny_base):
+    done = infer({"--base-model": tiny_base})
+    assert done.returncode == 2 and done.stdout == ""
+    assert done.stderr.startswith("b4m: error: --base-model") and "say with --preset" in done.stderr
+    assert done.stderr.count("\n") == 1
 
 
 @pytest.mark.slow
 def test_two_processes_average_their_gradients(tiny_base, folders, tmp_path):
     """Two processes with one target row each see the passes of one process that accumulates two."""
-    base = ["--base-model", tiny_base, "--preset", "embedded", "--resolution", str(SIZE), "--rank", "4"]
+    base = {"--base-model": tiny_base, "--preset": "embedded", "--resolution": str(SIZE), "--rank": "4"}
     launch = {"one": [], "two": ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]}
     for name, launcher in launch.items():
-        flags = ["--steps", "3", "--target-rows", "1", "--output-dir", str(tmp_path / name)]
-        flags += ["--gradient-accumulation", "2" if name == "one" else "1"]
+        flags = {
+            "--steps": "3",
+            "--target-rows": "1",
+            "--output-dir": str(tmp_path / name),
+            "--gradient-accumulation": "2" if name == "one" else "1",
+        }
         done = subprocess.run(
-            [sys.executable, *launcher, "-m", "b4m", *content([*base, *flags], folders)],
+            [sys.executable, *launcher, "-m", "b4m", *content({**base, **flags}, folders)],
             capture_output=True,
             text=True,
             env={**os.environ, "PYTHONPATH": str(ROOT / "src"), "ACCELERATE_USE_CPU": "true"},
@@ -422,40 +362,17 @@ def test_study_shows_what_it_would_do(capsys, monkeypatch):
 
 def test_evaluate_scores_a_pair_from_its_file(trained, tiny_base, folders, tmp_path, capsys):
     encoders = ROOT / "examples" / "world" / "encoders"
-    models = [f"--{kind}-extractor={encoders / kind}" for kind in ("content", "style", "prompt")]
-    asked = [
-        "--prompts",
-        "a snq bear in w@z chalk style",
-        "--seeds",
-        "0",
-        "1",
-        "--steps",
-        "2",
-        "--size",
-        "16",
-    ]
-    folder = [
-        "--content-dir",
-        folders["content"],
-        "--style-dir",
-        folders["style"],
-        "--output-dir",
-        str(tmp_path),
-    ]
-    assert (
-        main(
-            [
-                "evaluate",
-                "--lora-file",
-                trained["lora_file"],
-                "--base-model",
-                tiny_base,
-                *models,
-                *asked,
-                *folder,
-            ]
-        )
-        == 0
-    )
+    models = {f"--{kind}-extractor": str(encoders / kind) for kind in ("content", "style", "prompt")}
+    asked = {
+        "--prompts": "a snq bear in w@z chalk style",
+        "--seeds": ("0", "1"),
+        "--steps": "2",
+        "--size": str(SIZE),
+        "--content-dir": folders["content"],
+        "--style-dir": folders["style"],
+        "--output-dir": str(tmp_path),
+    }
+    base = {"--lora-file": trained["lora_file"], "--base-model": tiny_base, "--preset": "embedded"}
+    assert main(words("evaluate", base, models, asked)) == 0
     out = capsys.readouterr().out
     assert "content alignment" in out and (tmp_path / "results.json").exists()

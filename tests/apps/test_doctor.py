@@ -1,5 +1,7 @@
 """The doctor: says what would fail, and is right about it."""
 
+import tomllib
+
 import pytest
 
 from b4m.apps import doctor as module
@@ -56,11 +58,11 @@ def test_old_and_missing_packages(versions, tiny_base, tmp_path):
     ]
 
 
-def test_the_package_repeats_the_lower_bounds_of_setup_py(pytestconfig):
+def test_the_package_repeats_the_lower_bounds_of_pyproject(pytestconfig):
     """Where it is installed as it is now; an older installation says older bounds."""
-    text = (pytestconfig.rootpath / "setup.py").read_text(encoding="utf-8")
-    installed = {line.split(";")[0] for line in module.requires("b4m") or [] if "extra" not in line}
-    assert all(f'"{line}"' in text for line in installed) and len(installed) > 9
+    project = tomllib.loads((pytestconfig.rootpath / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    installed = {line for line in module.requires("b4m") or [] if "extra" not in line}
+    assert installed == {line.replace(" ", "") for line in project["dependencies"]} and len(installed) > 9
 
 
 @pytest.mark.parametrize(

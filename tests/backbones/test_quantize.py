@@ -8,7 +8,7 @@ from torch import nn
 
 from b4m.backbones.footprint import _held
 from b4m.backbones.frozen import quantize
-from b4m.backbones.sdxl import load_base
+from b4m.backbones.registry import open_backbone
 from b4m.core.errors import UserError
 from b4m.files.concept import load_concept
 from b4m.maths.adapter import PLPLinear
@@ -23,7 +23,7 @@ def blocks(unet) -> list[nn.Linear]:
 
 def test_the_linear_layers_take_half_the_memory_of_bf16_and_nothing_else_changes(tiny_base):
     pytest.importorskip("torchao")
-    unet = load_base(tiny_base, None, torch.bfloat16).unet
+    unet = open_backbone(tiny_base, mixed_precision="bf16").denoiser
     plain = {name: p.detach().clone() for name, p in unet.named_parameters()}
     before = sum(_held(layer.weight) for layer in blocks(unet))
     quantize(unet)

@@ -1,4 +1,4 @@
-"""The frozen parts: what loads, what is refused, prompts and pictures encoded, memory let go."""
+"""A base model: what loads, what is refused, prompts and images encoded, memory let go."""
 
 import gc
 import json
@@ -9,43 +9,38 @@ from pathlib import Path
 import pytest
 import torch
 from conftest import SIZE, picture, tiny_pipeline
-from diffusers import AutoencoderKL
+from diffusers import AutoencoderKL, UNet2DConditionModel
 
-from b4m.backbones.sdxl import (
-    check_size,
-    decode_latents,
-    empty_unet,
-    encode_guided,
-    encode_images,
-    encode_prompts,
-    free,
-    load_base,
-    prepare,
-)
+from b4m.backbones.cache import encode
+from b4m.backbones.latent_diffusion import check_base, denoiser_hash, encode_images
+from b4m.backbones.registry import family_of, open_backbone
+from b4m.backbones.sdxl import SDXL
 from b4m.core.errors import UserError
 from b4m.data.images import load_folder
 
 
 @pytest.fixture
-def pipe(tiny_base):
-    return load_base(tiny_base)
+def backbone(tiny_base):
+    return open_backbone(tiny_base)
 
 
-def test_a_loaded_base_is_frozen(pipe):
+def test_a_loaded_base_is_frozen(backbone):
+    pipe = backbone.pipe
     for part in (pipe.unet, pipe.vae, pipe.text_encoder, pipe.text_encoder_2):
         assert not part.training and not any(parameter.requires_grad for parameter in part.parameters())
 
 
 def test_the_vae_stays_float32(tiny_base):
-    half = load_base(tiny_base, dtype=torch.bfloat16)
-    assert (half.unet.dtype, half.text_encoder.dtype, half.vae.dtype) == (
+    half = open_backbone(tiny_base, mixed_precision="bf16")
+    pipe = half.pipe
+    assert (pipe.unet.dtype, pipe.text_encoder.dtype, pipe.vae.dtype) == (
         torch.bfloat16,
         torch.bfloat16,
         torch.float32,
     )
-    latents = encode_images(half.vae, torch.zeros(1, 3, SIZE, SIZE))
+    latents = half.encode_images(torch.zeros(1, 3, SIZE, SIZE))
     assert latents.dtype == torch.float32
-    assert decode_latents(half.vae, latents.bfloat16())[0].size == (SIZE, SIZE)
+    assert half.decode_latents(latents.bfloat16())[0].size == (SIZE, SIZE)
 
 
 def broken(tiny_base, folder, **changes) -> str:
@@ -65,7 +60,9 @@ def broken(tiny_base, folder, **changes) -> str:
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"model_index.json": {"_class_name": "StableDiffusionPipeline"}}, "it is a StableDiffusionPipeline"),
+        ({"model_index.json": {"_class_name": "FluxPipeline"}}, "it is a FluxPipeline"),
+        ({"model_index.json": {"_class_name": "StableDiffusionPipeline"}}, "no plain Stable Diffusion"),
+        ({"unet__config.json": {"addition_embed_type": "text"}}, "no text_time conditioning"),
         ({"model_index.json": None}, "model_index.json is missing"),
         ({"model_index.json": b"{"}, "model_index.json is missing or broken"),
         ({"unet": None}, "cannot be loaded"),
@@ -76,7 +73,7 @@ def broken(tiny_base, folder, **changes) -> str:
 def test_a_base_that_is_not_whole_or_not_sdxl_is_refused(changes, message, tiny_base, tmp_path):
     base = broken(tiny_base, tmp_path / "base", **changes)
     with pytest.raises(UserError, match=message) as caught:
-        load_base(base)
+        open_backbone(base)
     assert base in str(caught.value) and "\n" not in str(caught.value)
 
 
@@ -85,25 +82,27 @@ def test_a_base_that_is_not_whole_or_not_sdxl_is_refused(changes, message, tiny_
 )
 def test_a_base_that_is_not_there_is_refused(name):
     with pytest.raises(UserError, match=name):
-        load_base(name)
+        open_backbone(name)
     with pytest.raises(UserError, match=name):
-        empty_unet(name)
+        family_of(name)
 
 
 def test_another_vae_is_used_and_one_that_does_not_fit_refused(tiny_base, tmp_path):
     tiny_pipeline(seed=5).vae.save_pretrained(tmp_path / "vae")
-    ours, theirs = load_base(tiny_base), load_base(tiny_base, str(tmp_path / "vae"))
-    assert not torch.equal(ours.vae.encoder.conv_in.weight, theirs.vae.encoder.conv_in.weight)
+    ours, theirs = open_backbone(tiny_base), open_backbone(tiny_base, str(tmp_path / "vae"))
+    weights = [backbone.pipe.vae.encoder.conv_in.weight for backbone in (ours, theirs)]
+    assert not torch.equal(*weights)
     wide = AutoencoderKL(block_out_channels=(8,), norm_num_groups=4, latent_channels=16)
     wide.save_pretrained(tmp_path / "wide")
     with pytest.raises(UserError, match="4 channels, the VAE makes 16"):
-        load_base(tiny_base, str(tmp_path / "wide"))
+        open_backbone(tiny_base, str(tmp_path / "wide"))
     with pytest.raises(UserError, match="VAE .*/unet"):
-        load_base(tiny_base, str(Path(tiny_base) / "unet"))
+        open_backbone(tiny_base, str(Path(tiny_base) / "unet"))
 
 
-def test_prompts_are_encoded_by_both_text_encoders(pipe):
-    hidden, pooled = encode_prompts(pipe, ["a photo of snq bear", "yarn"])
+def test_prompts_are_encoded_by_both_text_encoders(backbone):
+    pipe, found = backbone.pipe, backbone.encode_prompts(["a photo of snq bear", "yarn"])
+    hidden, pooled = found["hidden"], found["pooled"]
     assert hidden.shape == (2, 16, 48) and pooled.shape == (2, 24)
     ids = pipe.tokenizer(
         ["a photo of snq bear"], padding="max_length", max_length=16, return_tensors="pt"
@@ -133,44 +132,47 @@ def test_latents_are_the_posterior_mean_normalized_and_back(channels, normalized
         mean = vae.encode(pixels).latent_dist.mean
         expected = (mean - 0.5) / 2.0 * 0.3 if normalized else mean * 0.3
         decoded = ((vae.decode(mean).sample.clamp(-1, 1) + 1) * 127.5).round()
-    latents = encode_images(vae, pixels)
+    backbone = SDXL(tiny_pipeline())
+    backbone.pipe.vae = vae
+    latents = backbone.encode_images(pixels)
     torch.testing.assert_close(latents, expected)
     assert torch.equal(latents, encode_images(vae, pixels))  # no sampling
-    for image, reference in zip(decode_latents(vae, latents), decoded, strict=True):
+    for image, reference in zip(backbone.decode_latents(latents), decoded, strict=True):
         ours = torch.tensor(list(image.getdata()), dtype=torch.float32).T.reshape(3, SIZE, SIZE)
         assert (ours - reference).abs().max() <= 1
 
 
-def test_the_cache_keeps_each_pictures_own_latents_prompt_and_sizes(pipe, folders, tmp_path):
+def test_the_cache_keeps_each_images_own_latents_prompt_and_sizes(backbone, folders, tmp_path):
     picture(3, (40, 20)).save(tmp_path / "wide.png")
-    pictures = load_folder(folders["content"], SIZE) + load_folder(tmp_path, SIZE)
+    images = load_folder(folders["content"], SIZE) + load_folder(tmp_path, SIZE)
     prompts = ["a bear", "a house", "a bear", "a photo"]
-    cache = prepare(pipe, pictures, prompts)
-    assert cache.hidden.shape[0] == 3
-    rows = torch.tensor([3, 0, 1, 3])
-    given = cache.conditioning(rows)
-    for place, row in enumerate(rows.tolist()):
-        hidden, pooled = encode_prompts(pipe, [prompts[row]])
-        torch.testing.assert_close(given["encoder_hidden_states"][place], hidden[0])
-        torch.testing.assert_close(given["added_cond_kwargs"]["text_embeds"][place], pooled[0])
-        assert torch.equal(cache.latents[row], encode_images(pipe.vae, pictures[row].pixels[None])[0])
-    top, left = pictures[3].crop_top_left
+    cache = encode(backbone, images, prompts)
+    assert {name: len(rows) for name, rows in cache.by_prompt.items()} == {"hidden": 3, "pooled": 3}
+    picked = torch.tensor([3, 0, 1, 3])
+    given = backbone.arguments(cache.conditions(picked))
+    for place, number in enumerate(picked.tolist()):
+        alone = backbone.encode_prompts([prompts[number]])
+        torch.testing.assert_close(given["encoder_hidden_states"][place], alone["hidden"][0])
+        torch.testing.assert_close(given["added_cond_kwargs"]["text_embeds"][place], alone["pooled"][0])
+        assert torch.equal(cache.latents[number], backbone.encode_images(images[number].pixels[None])[0])
+    top, left = images[3].crop_top_left
     assert given["added_cond_kwargs"]["time_ids"][0].tolist() == [20, 40, top, left, SIZE, SIZE] and left == 8
 
 
 def test_freeing_lets_go_of_text_encoders_and_vae():
-    pipe = tiny_pipeline()
+    backbone = SDXL(tiny_pipeline())
+    pipe = backbone.pipe
     gone = [weakref.ref(part) for part in (pipe.text_encoder, pipe.text_encoder_2, pipe.vae)]
-    free(pipe, keep_vae=True)
+    backbone.free(keep_vae=True)
     gc.collect()
     assert [ref() is None for ref in gone] == [True, True, False]
-    free(pipe)
-    assert gone[2]() is None and pipe.unet is not None
+    backbone.free()
+    assert gone[2]() is None and backbone.denoiser is not None
 
 
 def test_guided_embeddings_suit_the_unet(tiny_base):
-    pipe = load_base(tiny_base, dtype=torch.bfloat16)
-    plain = encode_guided(pipe, ["a bear"] * 2, None)
+    backbone = open_backbone(tiny_base, mixed_precision="bf16")
+    plain = backbone.encode_guided(["a bear"] * 2, None)
     assert {name: tuple(t.shape) for name, t in plain.items()} == {
         "prompt_embeds": (2, 16, 48),
         "negative_prompt_embeds": (2, 16, 48),
@@ -178,19 +180,44 @@ def test_guided_embeddings_suit_the_unet(tiny_base):
         "negative_pooled_prompt_embeds": (2, 24),
     }
     assert all(tensor.dtype == torch.bfloat16 for tensor in plain.values())
-    other = encode_guided(pipe, ["a bear"] * 2, "yarn")
+    other = backbone.encode_guided(["a bear"] * 2, "yarn")
     assert not torch.equal(plain["negative_prompt_embeds"], other["negative_prompt_embeds"])
 
 
-def test_sizes_the_model_cannot_draw_are_refused(pipe):
-    check_size(pipe, SIZE, "--resolution")
+def test_sizes_the_model_cannot_draw_are_refused(backbone):
+    backbone.check_size(SIZE, "--resolution")
     with pytest.raises(UserError, match="--resolution 18: .* multiple of 4"):
-        check_size(pipe, 18, "--resolution")
+        backbone.check_size(18, "--resolution")
 
 
-def test_an_empty_unet_has_the_layers_and_no_weights(tiny_base, pipe):
-    unet = empty_unet(tiny_base)
-    assert {p.device.type for p in unet.parameters()} == {"meta"}
-    assert {n: p.shape for n, p in unet.named_parameters()} == {
-        n: p.shape for n, p in pipe.unet.named_parameters()
+def test_an_empty_denoiser_has_the_layers_and_no_weights(tiny_base, backbone):
+    empty = family_of(tiny_base).empty_denoiser(tiny_base)
+    assert {p.device.type for p in empty.parameters()} == {"meta"}
+    assert {n: p.shape for n, p in empty.named_parameters()} == {
+        n: p.shape for n, p in backbone.denoiser.named_parameters()
     }
+
+
+def test_the_hash_of_a_denoiser_is_of_its_architecture(backbone, tmp_path):
+    def altered(**changes) -> UNet2DConditionModel:
+        with torch.device("meta"):
+            return UNet2DConditionModel.from_config({**backbone.denoiser.config, **changes})
+
+    plain = denoiser_hash(backbone.denoiser)
+    backbone.denoiser.save_pretrained(tmp_path)
+    assert denoiser_hash(UNet2DConditionModel.from_pretrained(tmp_path)) == plain
+    assert denoiser_hash(altered(sample_size=16)) == plain
+    later = altered()
+    later.register_to_config(setting_of_a_later_release=None)
+    assert denoiser_hash(later) == plain, "a setting at its default does not count"
+    types = ("CrossAttnDownBlock2D",) * 3 + ("DownBlock2D",)  # the default, which a file gives as a list
+    hashes = set()
+    for value in (types, list(types)):
+        later.register_to_config(down_block_types=value)
+        hashes.add(denoiser_hash(later))
+    assert len(hashes) == 1 and plain not in hashes
+    for change in ({"cross_attention_dim": 32}, {"attention_head_dim": (4, 4)}, {"in_channels": 8}):
+        assert denoiser_hash(altered(**change)) != plain
+    check_base(plain, backbone.denoiser, "the file", backbone.name)
+    with pytest.raises(UserError, match="the file was made for another UNet"):
+        check_base(denoiser_hash(altered(in_channels=8)), backbone.denoiser, "the file", backbone.name)

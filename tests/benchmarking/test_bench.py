@@ -8,13 +8,13 @@ import torch
 from accelerate.state import AcceleratorState
 
 from b4m.apps.cli import main
+from b4m.backbones.cache import Cache
 from b4m.backbones.footprint import estimate, meta_copy
-from b4m.backbones.sdxl import Cache
 from b4m.benchmarking import bench as measured
-from b4m.benchmarking import models as bench_models
-from b4m.benchmarking import rivals
+from b4m.benchmarking import models, rivals
 from b4m.benchmarking.bench import bench
-from b4m.benchmarking.profiling import tflop
+from b4m.benchmarking.models import Bare
+from b4m.benchmarking.profiling import OPERATORS, profiled, tflop
 from b4m.benchmarking.report import shown
 from b4m.benchmarking.settings import BenchConfig
 from b4m.core.errors import UserError
@@ -42,9 +42,9 @@ def own_precision():
 
 @pytest.fixture
 def tiny(monkeypatch, own_precision):
-    monkeypatch.setitem(bench_models.UNETS, "small", TINY)
-    vae = dict(bench_models.VAES["small"], block_out_channels=(8,) * 4, latent_channels=4, norm_num_groups=4)
-    monkeypatch.setitem(bench_models.VAES, "small", vae)
+    monkeypatch.setitem(models.UNETS, "small", TINY)
+    vae = dict(models.VAES["small"], block_out_channels=(8,) * 4, latent_channels=4, norm_num_groups=4)
+    monkeypatch.setitem(models.VAES, "small", vae)
 
 
 def test_every_contender_is_measured_and_its_phases_are_its_time(tiny, tmp_path):
@@ -77,11 +77,36 @@ def test_every_contender_is_measured_and_its_phases_are_its_time(tiny, tmp_path)
         name: row["operators"][-1]["calls"] for (group, name), row in rows.items() if group == "stage one"
     }
     assert calls["published flow"] > 2 * calls["ours"], "four passes instead of one"
-    assert len({op["name"] for op in rows["stage one", "ours"]["operators"]}) == 13
+    check_operators(rows["stage one", "ours"]["operators"])
     ours, lora = rows["stage one", "ours"], rows["stage one", "ordinary LoRA"]
     assert ours["tflop"] < lora["tflop"], "only the weight gradients that routing asks for"
     assert report["ratios"]["stage one: ordinary LoRA / ours"] == lora["seconds"] / ours["seconds"]
     assert "published flow" in shown(report)
+
+
+def check_operators(operators: list[dict]) -> None:
+    """Those that take longest, the longest first, and all together, of which they are a part."""
+    *longest, together = operators
+    names = [operator["name"] for operator in longest]
+    assert len({*names}) == len(names) == OPERATORS and together["name"] == "all"
+    times = [operator["ms"] for operator in longest]
+    assert times == sorted(times, reverse=True) and 0 < sum(times) < together["ms"]
+    assert sum(operator["calls"] for operator in longest) < together["calls"]
+
+
+def test_what_a_step_calls_and_holds_is_counted():
+    a = torch.randn(256, 256)
+
+    def step() -> None:
+        for _ in range(3):
+            held = a @ a  # the one before goes when the next one is there
+        held.relu_()
+
+    operators, peak = profiled(step, CPU)
+    calls = {operator["name"]: operator["calls"] for operator in operators}
+    assert calls["aten::mm"] == 3 and calls["aten::relu_"] == 1
+    assert calls["all"] >= 4 and operators[-1]["ms"] >= max(operator["ms"] for operator in operators[:-1])
+    assert peak == pytest.approx(2 * 256 * 256 * 4 / 2**20, rel=0.1)
 
 
 @pytest.mark.parametrize(("rivals", "names"), [("light", {"ours", "ordinary LoRA"}), ("none", {"ours"})])
@@ -107,7 +132,7 @@ def test_architectures_are_the_real_ones(size, parameters, blocks):
     from diffusers import UNet2DConditionModel
 
     with torch.device("meta"):
-        unet = UNet2DConditionModel(**bench_models.UNETS[size])
+        unet = UNet2DConditionModel(**models.UNETS[size])
     names = [
         name for name, module in unet.named_modules() if type(module).__name__ == "BasicTransformerBlock"
     ]
@@ -115,17 +140,21 @@ def test_architectures_are_the_real_ones(size, parameters, blocks):
     assert parameters is None or sum(p.numel() for p in unet.parameters()) == parameters
 
 
-def unet_and_cache(dtype=torch.float32) -> tuple[torch.nn.Module, Cache]:
-    unet = bench_models.random_model(bench_models.UNet2DConditionModel, TINY, dtype, CPU)
-    noise = torch.randn
-    return unet, Cache(
-        latents=noise(4, 4, 8, 8), hidden=noise(4, 5, 48).to(dtype), pooled=noise(4, 24).to(dtype),
-        prompt=torch.arange(4), time_ids=torch.full((4, 6), 64.0).to(dtype),
-    )  # fmt: skip
+def model_and_cache() -> tuple[Bare, Cache]:
+    """The tiny SDXL with random weights, and four images and prompts of noise."""
+    unet = models.random_model(models.UNet2DConditionModel, TINY, torch.float32, CPU)
+    vae = models.random_model(models.AutoencoderKL, models.VAES["small"], torch.float32, CPU)
+    scheduler = models.EulerDiscreteScheduler(beta_schedule="scaled_linear")
+    return Bare(unet, vae, scheduler), Cache(
+        latents=torch.randn(4, 4, 8, 8),
+        by_prompt={"hidden": torch.randn(4, 5, 48), "pooled": torch.randn(4, 24)},
+        by_image={"time_ids": torch.full((4, 6), 64.0)},
+        prompt=torch.arange(4),
+    )
 
 
 def test_a_copy_that_shares_its_weights_is_adapted_alone():
-    unet, cache = unet_and_cache()
+    unet = model_and_cache()[0].denoiser
     twin = rivals.sharing(unet)
     assert twin.conv_in.weight is unet.conv_in.weight
     rivals.LoraAdapter(twin, ["mid_block.attentions.0.transformer_blocks.0.attn1.to_q"], 4)
@@ -134,24 +163,19 @@ def test_a_copy_that_shares_its_weights_is_adapted_alone():
 
 
 def test_lora_trains_every_layer_it_is_given_and_nothing_else():
-    unet, cache = unet_and_cache()
+    unet = model_and_cache()[0].denoiser
     twin = rivals.sharing(unet)
     layers = list(Adapter.install(copy.deepcopy(unet), BasisSpec(rank=4)).layers)
     lora = rivals.LoraAdapter(twin, layers, 4)
-    halves = lora.parameters_of("content") + lora.parameters_of("style")
-    assert len(halves) == 2 * len(layers)
-    assert {id(p) for p in twin.parameters() if p.requires_grad} == set(map(id, halves))
+    factors = lora.parameters_of("content") + lora.parameters_of("style")
+    assert len(factors) == 2 * len(layers)
+    assert {id(p) for p in twin.parameters() if p.requires_grad} == set(map(id, factors))
 
 
 def test_published_flow_moves_only_what_its_mask_leaves(tiny):
-    unet, cache = unet_and_cache()
-    vae = bench_models.random_model(
-        bench_models.AutoencoderKL, bench_models.VAES["small"], torch.float32, CPU
-    )
-    adapter = Adapter.install(copy.deepcopy(unet), BasisSpec(rank=4))
-    flow = rivals.PublishedFlow(
-        unet, vae, adapter, cache, torch.randn(3, 3, 64, 64), torch.linspace(0.99, 0.01, 1000)
-    )
+    model, cache = model_and_cache()
+    adapter = Adapter.install(copy.deepcopy(model.denoiser), BasisSpec(rank=4))
+    flow = rivals.PublishedFlow(model, adapter, cache, torch.randn(3, 3, 64, 64))
     for optimizer in flow.optimizers:
         optimizer.param_groups[0]["weight_decay"] = 0.0
     before = {name: (layer.up.clone(), layer.down.clone()) for name, layer in flow.layers.items()}
@@ -161,10 +185,10 @@ def test_published_flow_moves_only_what_its_mask_leaves(tiny):
     assert list(flow.layers) == list(adapter.layers)
     for name, (up, down) in before.items():
         layer = flow.layers[name]
-        half_up, half_down = len(up) // 2, down.shape[1] // 2
-        assert torch.equal(layer.up[:half_up], up[:half_up]) and (layer.up[half_up:] != up[half_up:]).any()
-        assert torch.equal(layer.down[:, :half_down], down[:, :half_down])
-        assert (layer.down[:, half_down:] != down[:, half_down:]).any()
+        rows, columns = len(up) // 2, down.shape[1] // 2
+        assert torch.equal(layer.up[:rows], up[:rows]) and (layer.up[rows:] != up[rows:]).any()
+        assert torch.equal(layer.down[:, :columns], down[:, :columns])
+        assert (layer.down[:, columns:] != down[:, columns:]).any()
 
 
 @pytest.mark.parametrize("make", [rivals.peft_riemannian, rivals.LoopedInverse])
@@ -204,17 +228,18 @@ def test_attention_on_a_cpu_counts_both_ways():
 
 
 def test_estimate_is_what_autograd_keeps():
-    unet, cache = unet_and_cache()
+    model, cache = model_and_cache()
+    unet = model.denoiser
     adapter = Adapter.install(unet, BasisSpec(rank=4))
     parameters = adapter.parameters_of("content") + adapter.parameters_of("style")
-    one, three = (estimate(unet, cache, rows, False, parameters) for rows in (1, 3))
+    one, three = (estimate(model, cache, samples, False, parameters) for samples in (1, 3))
     assert three["activations"] == 3 * one["activations"]
     assert one["adapter"] == 12 * sum(p.numel() for p in parameters)
     assert one["model"] == sum(t.nbytes for t in (*unet.parameters(), *unet.buffers()))
-    spread = estimate(unet, cache, 1, False, parameters, shares=4)
+    spread = estimate(model, cache, 1, False, parameters, shares=4)
     frozen = sum(p.nbytes for p in unet.parameters() if not p.requires_grad)
     assert spread == {**one, "model": one["model"] - frozen + frozen // 4}, "the adapter stays whole"
-    checkpointed = estimate(unet, cache, 1, True, parameters)
+    checkpointed = estimate(model, cache, 1, True, parameters)
     assert one["activations"] / 20 < checkpointed["activations"] < one["activations"] / 1.5
     kept = {}
 
@@ -223,7 +248,7 @@ def test_estimate_is_what_autograd_keeps():
         return tensor
 
     with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
-        unet(cache.latents[:1], torch.tensor([3]), **cache.conditioning(torch.tensor([0])))
+        model.predict(cache.latents[:1], torch.tensor([3]), cache.conditions(torch.tensor([0])))
     weights = {p.untyped_storage().data_ptr() for p in (*unet.parameters(), *unet.buffers())}
     real = sum(t.untyped_storage().nbytes() for at, t in kept.items() if at not in weights)
     assert 0.7 < one["activations"] / real < 1.4
@@ -233,11 +258,11 @@ def test_estimate_is_what_autograd_keeps():
 def test_a_full_size_step_fits_24_gigabytes(tmp_path, own_precision):
     """Stable Diffusion XL's architecture, random weights, bfloat16, rank 64, 512 pixels, four samples, no GPU."""
     config = BenchConfig(size="sdxl", device="cpu", gradient_checkpointing=True, rows_per_pass=1)
-    model = bench_models.base(config, CPU)
-    run = measured._run(config, "content", tmp_path, model, model.unet, None)
-    before = [p.detach().clone() for p in run.named.values()]
-    measured._training("stage one", "ours", run).step(0, lambda phase: None)
-    assert any((p != old).any() for p, old in zip(run.named.values(), before, strict=True))
+    loop = measured._loop(config, "content", tmp_path, models.base(config, CPU))
+    named = loop.learner.named
+    before = [p.detach().clone() for p in named.values()]
+    measured._training("stage one", "ours", loop).step(0, lambda phase: None)
+    assert any((p != old).any() for p, old in zip(named.values(), before, strict=True))
     assert peak_mb() < 24e3
 
 

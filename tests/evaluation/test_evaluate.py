@@ -7,7 +7,6 @@ import math
 import sys
 from pathlib import Path
 
-import b4m.evaluation.evaluate
 import numpy as np
 import pytest
 import torch
@@ -15,12 +14,13 @@ from conftest import SIZE, picture
 from PIL import Image
 from test_extractors import make_clip, make_dino, make_judge
 
+import b4m.evaluation.evaluate
 from b4m.core.errors import UserError
 from b4m.core.storage import read_tensors, write_tensors
 from b4m.data.images import open_pictures
 from b4m.evaluation.evaluate import Extractors, draw, evaluate, load_extractors, planned, provenance, score
-from b4m.evaluation.manifest import Shot, read_manifest, write_manifest
-from b4m.evaluation.metrics import interval, paired_interval
+from b4m.evaluation.manifest import Shot, in_plain_words, read_manifest, write_manifest
+from b4m.evaluation.metrics import crossed_interval
 from b4m.evaluation.report import CELL, MAX_PAIRS, plot, sheet, summarise, tables, write_results
 from b4m.evaluation.settings import EvaluateConfig
 
@@ -304,9 +304,44 @@ def test_a_mean_is_over_pictures_then_training_seeds_then_pairs():
     assert {name: entry[name] for name in ("pictures", "pairs", "seeds", "training_seeds")} == dict(
         pictures=8, pairs=2, seeds=6, training_seeds=2
     )
-    found, expected = entry["scores"]["content"], interval([0.4, 0.8])
+    found, expected = (
+        entry["scores"]["content"],
+        crossed_interval({("bear", "chalk"): 0.4, ("car", "chalk"): 0.8}),
+    )
     assert (found["mean"], found["low"], found["high"]) == pytest.approx(expected)
     assert (found["pairs"], found["pictures"]) == (2, 8)
+
+
+def test_intervals_know_which_pairs_share_a_content_and_a_style():
+    """Four contents in four styles where only contents differ: an interval over sixteen pairs is half as wide."""
+    some = [
+        {**record(row, f"c{i}", content=float(i * gain)), "style_name": f"s{j}"}
+        for row, gain in (("base", 1), ("ours", 3))
+        for i in range(4)
+        for j in range(4)
+    ]
+    entry = summarise(some, "base")["rows"]["ours"]
+    for found, gain in ((entry["scores"]["content"], 3), (entry["against_baseline"]["content"], 2)):
+        expected = crossed_interval({(f"c{i}", f"s{j}"): i * gain for i in range(4) for j in range(4)})
+        assert (found["mean"], found["low"], found["high"]) == pytest.approx(expected)
+        assert found["high"] - found["low"] > 1.5 * gain
+
+
+def test_intervals_can_be_made_again_from_the_table_of_pairs(shots, records, tmp_path):
+    summary = summarise(records, "base")
+    write_results(tmp_path, records, summary, shots)
+    with (tmp_path / "pairs.csv").open(newline="") as file:
+        lines = list(csv.DictReader(file))
+    assert [line["pictures"] for line in lines] == ["2", "4", "2", "4"]
+    tables = {"base": {}, "ours": {}}
+    for line in lines:
+        tables[line["row"]][line["content_name"], line["style_name"]] = float(line["average"])
+    gain = {pair: value - tables["base"][pair] for pair, value in tables["ours"].items()}
+    for found, values in (
+        (summary["rows"]["ours"]["scores"]["average"], tables["ours"]),
+        (summary["rows"]["ours"]["against_baseline"]["average"], gain),
+    ):
+        assert (found["mean"], found["low"], found["high"]) == pytest.approx(crossed_interval(values))
 
 
 def test_a_single_pair_has_no_interval():
@@ -329,8 +364,7 @@ def test_a_difference_is_between_counterparts_only():
     ]
     some += [record("ours", pairs[0], seed=7, training_seed=1, content=-9.0)]  # no counterpart: left out
     entry = summarise(some, "base")["rows"]["ours"]["against_baseline"]["content"]
-    ours = [base[pair, 0] + gain[pair] for pair in pairs]
-    expected = paired_interval(ours, [base[pair, 0] for pair in pairs])
+    expected = crossed_interval({(pair, "chalk"): gain[pair] for pair in pairs})
     assert (entry["mean"], entry["low"], entry["high"]) == pytest.approx(expected)
     assert (entry["pairs"], entry["pictures"]) == (8, 16)
     assert "against_baseline" not in summarise(some, "base")["rows"]["base"]
@@ -431,9 +465,9 @@ def test_the_plot_has_a_panel_for_every_score(records):
     assert len(figure.axes[0].get_lines()) == 3  # two dots and the baseline
 
 
-def test_without_matplotlib_the_extra_is_named(monkeypatch, records):
+def test_without_matplotlib_the_package_is_named(monkeypatch, records):
     monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
-    with pytest.raises(UserError, match=r'pip install "b4m\[eval\]"'):
+    with pytest.raises(UserError, match="pip install matplotlib"):
         plot(summarise(records))
 
 
@@ -473,9 +507,9 @@ def drawn(monkeypatch) -> list[tuple[str, int]]:
     asked: list[tuple[str, int]] = []
     original = b4m.evaluation.evaluate.sample_with
 
-    def watched(pipe, config, prompts, seeds):
+    def watched(backbone, config, prompts, seeds):
         asked.extend(zip(prompts, seeds, strict=True))
-        return original(pipe, config, prompts, seeds)
+        return original(backbone, config, prompts, seeds)
 
     monkeypatch.setattr(b4m.evaluation.evaluate, "sample_with", watched)
     return asked
@@ -483,12 +517,13 @@ def drawn(monkeypatch) -> list[tuple[str, int]]:
 
 def test_a_pair_is_drawn_scored_and_written(config, drawn, tmp_path):
     results = evaluate(config())
-    assert len(drawn) == 4
+    assert drawn == [(prompt, seed) for prompt in config().prompts for seed in (0, 1)]
     entry = results["summary"]["rows"]["pictures"]
     assert entry["pictures"] == 4 and entry["pairs"] == 1 and entry["scores"]["diversity"]["mean"] > 0
     assert results["provenance"]["settings"]["steps"] == "2"
     shots = read_manifest(tmp_path / "out" / "pictures")
     assert shots == planned(config()) and shots[0].pair == ("content", "style")
+    assert shots[0].prompt == "a photo of bear", "scored without the trigger word that it was drawn with"
     # The same pictures by their manifest: the same numbers, and nothing drawn.
     again = evaluate(
         EvaluateConfig(
@@ -504,7 +539,7 @@ def test_a_pair_is_drawn_scored_and_written(config, drawn, tmp_path):
 
 
 def test_drawing_continues_where_it_was_stopped(config, drawn, monkeypatch):
-    monkeypatch.setattr(b4m.evaluation.evaluate, "ROWS_AT_ONCE", 1)
+    monkeypatch.setattr(b4m.evaluation.evaluate, "SAMPLES_AT_ONCE", 1)
     shots = planned(config())
     whole = b4m.evaluation.evaluate.sample_with
     calls = []
@@ -522,12 +557,12 @@ def test_drawing_continues_where_it_was_stopped(config, drawn, monkeypatch):
     assert [shot.file.exists() for shot in shots] == [True, True, False, False]
     drawn.clear()
     draw(config(), shots)
-    assert drawn == [(shot.prompt, shot.seed) for shot in shots[2:]]
+    assert drawn == [(config().prompts[1], 0), (config().prompts[1], 1)]
     drawn.clear()
     shots[1].file.write_bytes(shots[1].file.read_bytes()[:-60])  # a copy that broke off
     draw(config(), shots)
-    assert drawn == [(shots[1].prompt, shots[1].seed)]
-    monkeypatch.setattr(b4m.evaluation.evaluate, "open_pipe", None)  # nothing to draw: no model is loaded
+    assert drawn == [(config().prompts[0], 1)]
+    monkeypatch.setattr(b4m.evaluation.evaluate, "open_for", None)  # nothing to draw: no model is loaded
     draw(config(), shots)
 
 
@@ -548,6 +583,42 @@ def test_pictures_of_other_settings_are_drawn_again(config, drawn, trained, tmp_
         write_tensors(copy, tensors, {**metadata, "note": "again"})
     draw(after, planned(after))
     assert len(drawn) == (1 if change == "prompts" else 2)
+
+
+@pytest.mark.parametrize(
+    "prompt, plain",
+    [
+        ("a photo of snq bear in w@z chalk style", "a photo of bear in chalk style"),
+        ("snq, in w@z style", ", in style"),
+        ("a snqx bear w@zz", "a snqx bear w@zz"),  # other words
+        ("a  bear", "a  bear"),
+        ("a bear snq", "a bear"),
+        ("snq", "snq"),  # nothing else to score
+    ],
+)
+def test_prompts_are_scored_without_trigger_words(prompt, plain):
+    assert in_plain_words(prompt, ("snq", "w@z")) == plain
+
+
+@pytest.mark.parametrize(
+    "metadata, plain",
+    [
+        ({}, "a photo of snq bear"),
+        ({"modelspec.trigger_phrase": "snq, w@z"}, "a photo of bear"),
+        ({"modelspec.trigger_phrase": "photo of snq bear"}, "a photo of snq bear"),  # plain words among them
+        ({"b4m.content_trigger": "snq", "b4m.style_trigger": "photo"}, "a of bear"),
+    ],
+)
+def test_trigger_words_are_those_that_the_files_name(config, trained, tmp_path, metadata, plain):
+    tensors, _ = read_tensors(trained["lora_file"])
+    write_tensors(tmp_path / "any.safetensors", tensors, metadata)
+    found = planned(config(content_file=None, style_file=None, lora_file=str(tmp_path / "any.safetensors")))
+    assert found[0].prompt == plain
+
+
+def test_prompts_that_differ_in_trigger_words_only_are_refused(config):
+    with pytest.raises(UserError, match="two are the same without snq, w@z"):
+        planned(config(prompts=("a snq bear", "a bear")))
 
 
 def test_features_are_kept_for_the_next_run(config, monkeypatch):

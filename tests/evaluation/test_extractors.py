@@ -6,7 +6,6 @@ import shutil
 import sys
 import types
 
-import b4m.evaluation.extractors
 import numpy as np
 import pytest
 import torch
@@ -14,6 +13,7 @@ from conftest import picture, tiny_tokenizer
 from PIL import Image
 from safetensors.torch import load_file, save_file
 from transformers import (
+    AutoImageProcessor,
     BertConfig,
     BertModel,
     CLIPConfig,
@@ -28,11 +28,12 @@ from transformers import (
     ViTModel,
 )
 
+import b4m.evaluation.extractors
 from b4m.core.errors import UserError
-from b4m.data.preprocess import read_preprocess
-from b4m.evaluation.extractors import load_extractor
+from b4m.evaluation.extractors import _preprocessor, load_extractor
 
 CLIP_LIKE = {
+    "image_processor_type": "CLIPImageProcessor",
     "do_resize": True,
     "size": {"shortest_edge": 20},
     "resample": 3,
@@ -124,8 +125,18 @@ def pictures() -> list[Image.Image]:
     return [picture(0), picture(1, (40, 17)), picture(2, (9, 30))]
 
 
+def by_hand(picture: Image.Image) -> torch.Tensor:
+    """What CLIP_LIKE says, with Pillow and numpy: the short side to 20, 16 x 16 out of the middle, normalized."""
+    short = min(picture.size)
+    picture = picture.resize([20 * side // short for side in picture.size], Image.Resampling.BICUBIC)
+    left, top = ((side - 16) // 2 for side in picture.size)
+    levels = np.asarray(picture.crop((left, top, left + 16, top + 16))) / 255
+    scaled = (levels - CLIP_LIKE["image_mean"]) / CLIP_LIKE["image_std"]
+    return torch.from_numpy(scaled.transpose(2, 0, 1)).float()
+
+
 def pixels(pictures) -> torch.Tensor:
-    return torch.stack([read_preprocess("here", CLIP_LIKE)(each) for each in pictures])
+    return torch.stack([by_hand(each) for each in pictures])
 
 
 def same(features, expected) -> bool:
@@ -168,53 +179,82 @@ def test_many_classes_keep_their_order(tmp_path, pictures):
     assert load_extractor(make_judge(tmp_path, names)).labels == tuple(names)
 
 
-@pytest.mark.parametrize(
-    "processor, values",
-    [
-        ("CLIPImageProcessorPil", CLIP_LIKE),
-        ("CLIPImageProcessorPil", {**CLIP_LIKE, "size": 20, "crop_size": 16}),
-        ("BitImageProcessorPil", {**CLIP_LIKE, "size": {"shortest_edge": 16}, "resample": 2}),
-        ("CLIPImageProcessorPil", {**CLIP_LIKE, "crop_size": {"height": 24, "width": 22}}),
-        ("ViTImageProcessorPil", {**CLIP_LIKE, "size": {"height": 14, "width": 18}, "do_center_crop": False}),
-        ("CLIPImageProcessorPil", {**CLIP_LIKE, "do_normalize": False, "do_rescale": False}),
-    ],
-)
+def prepared(folder, values):
+    (folder / "preprocessor_config.json").write_text(
+        values if isinstance(values, str) else json.dumps(values)
+    )
+    return _preprocessor("here", str(folder))[0]
+
+
 @pytest.mark.parametrize("size", [(16, 16), (40, 17), (9, 30), (33, 64)])
-def test_preprocessing_is_that_of_transformers(processor, values, size):
-    transformers = pytest.importorskip("transformers")
-    if not hasattr(transformers, processor):
-        pytest.skip(f"this transformers has no {processor}")
-    theirs = getattr(transformers, processor)(**values)(picture(5, size), return_tensors="pt").pixel_values[0]
-    ours = read_preprocess("here", values)(picture(5, size))
-    assert ours.shape == theirs.shape and torch.allclose(ours, theirs.float(), atol=1e-5)
+def test_preprocessing_is_what_the_file_says(tmp_path, size):
+    """Also where an old file names a feature extractor, a number is a size, or torchvision's class was saved."""
+    old = {**CLIP_LIKE, "image_processor_type": None, "feature_extractor_type": "CLIPFeatureExtractor"}
+    for values in (
+        CLIP_LIKE,
+        {**CLIP_LIKE, "image_processor_type": "CLIPImageProcessorFast"},
+        {key: value for key, value in {**old, "size": 20, "crop_size": 16}.items() if value is not None},
+    ):
+        ours = prepared(tmp_path, values)(picture(5, size))
+        assert ours.dtype == torch.float32 and torch.allclose(ours, by_hand(picture(5, size)), atol=1e-5)
 
 
-@pytest.mark.parametrize("edge", [24, 384])
-def test_preprocessing_follows_convnexts_rule(edge):
-    transformers = pytest.importorskip("transformers")
-    if not hasattr(transformers, "ConvNextImageProcessorPil"):
-        pytest.skip("this transformers has no ConvNextImageProcessorPil")
+def test_preprocessing_is_the_same_where_torchvision_is_installed(tmp_path, monkeypatch):
+    """Its processors round otherwise; they would be the default there."""
+    asked = []
+    original = AutoImageProcessor.from_pretrained
+    monkeypatch.setattr(
+        AutoImageProcessor,
+        "from_pretrained",
+        lambda *a, **k: (asked.append(k["backend"]), original(*a, **k))[1],
+    )
+    prepared(tmp_path, CLIP_LIKE)
+    assert asked == ["pil"]
+
+
+def test_preprocessing_takes_pictures_of_any_mode(tmp_path):
+    prepare = prepared(tmp_path, {**CLIP_LIKE, "image_processor_type": "ViTImageProcessor"})
+    gray = picture(5).convert("L")
+    assert torch.equal(prepare(gray), prepare(gray.convert("RGB")))
+    assert torch.equal(prepare(picture(5).convert("RGBA")), prepare(picture(5)))
+
+
+def test_preprocessing_follows_convnexts_rule(tmp_path):
+    """224 of 256 pixels are seen; from 384 on, all."""
     values = {name: CLIP_LIKE[name] for name in ("image_mean", "image_std", "resample")}
-    values |= {"size": {"shortest_edge": edge}, "crop_pct": 0.875}
-    theirs = transformers.ConvNextImageProcessorPil(**values)(picture(5, (50, 33)), return_tensors="pt")
-    ours = read_preprocess("here", values)(picture(5, (50, 33)))
-    assert torch.allclose(ours, theirs.pixel_values[0].float(), atol=1e-5)
+    values |= {"image_processor_type": "ConvNextImageProcessor", "crop_pct": 0.8}
+    seen = {}
+    for edge in (16, 384):
+        prepare = prepared(tmp_path, {**values, "size": {"shortest_edge": edge}})
+        framed = Image.new("RGB", (200, 200), "white")
+        framed.paste("black", (12, 12, 188, 188))
+        shown = prepare(framed)
+        assert shown.shape == (3, edge, edge)
+        seen[edge] = bool(shown[0, 0, 0] > 0)
+    assert seen == {16: False, 384: True}
 
 
 @pytest.mark.parametrize(
-    "changes",
+    "values, line",
     [
-        {"size": None},
-        {"image_mean": None},
-        {"resample": None},
-        {"size": {"longest_edge": 4}},
-        {"do_pad": True},
+        ({**CLIP_LIKE, "size": {"longest_edge": 4}}, "cannot be followed"),
+        ({**CLIP_LIKE, "image_mean": [0.5]}, "cannot be followed"),
+        ({**CLIP_LIKE, "image_processor_type": "NoSuchProcessor"}, "cannot be followed"),
+        ({**CLIP_LIKE, "do_center_crop": False}, "pictures in many sizes"),
+        ("[", "cannot be followed"),
     ],
 )
-def test_preprocessing_that_cannot_be_followed_is_refused(changes):
-    values = {key: value for key, value in {**CLIP_LIKE, **changes}.items() if value is not None}
-    with pytest.raises(UserError, match="here: its preprocessor_config.json cannot be followed"):
-        read_preprocess("here", values)
+def test_preprocessing_that_cannot_be_followed_is_refused(tmp_path, values, line):
+    with pytest.raises(UserError, match=f"here: its preprocessor_config.json .*{line}") as caught:
+        prepared(tmp_path, values)
+    assert "\n" not in str(caught.value)
+
+
+def test_code_that_comes_with_a_processor_is_not_run(tmp_path):
+    (tmp_path / "brought.py").write_text("raise SystemExit('run')")
+    values = {"auto_map": {"AutoImageProcessor": "brought.Processor"}, "image_processor_type": "Processor"}
+    with pytest.raises(UserError, match="cannot be followed"):
+        prepared(tmp_path, values)
 
 
 def counted(extractor) -> list[int]:
@@ -341,7 +381,7 @@ def test_features_that_are_not_finite_are_refused(dino, pictures, tmp_path):
 def test_a_model_lacking_its_side_files_is_refused(clip, tmp_path):
     for number, (names, line) in enumerate(
         [
-            (["preprocessor_config.json"], "preprocessor_config.json cannot be read"),
+            (["preprocessor_config.json"], "preprocessor_config.json cannot be followed"),
             (["tokenizer"], "tokenizer"),
         ]
     ):
@@ -392,8 +432,7 @@ def test_open_clip_is_asked_for_the_activation_of_the_weights(monkeypatch, pictu
 
     def create(architecture, **options):
         asked.update(options, architecture=architecture)
-        prepare = read_preprocess("here", CLIP_LIKE)
-        return Network(), None, prepare
+        return Network(), None, by_hand
 
     fake = types.ModuleType("open_clip")
     fake.get_pretrained_cfg = lambda architecture, tag: {"quick_gelu": True} if tag == "openai" else {}

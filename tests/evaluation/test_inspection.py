@@ -120,7 +120,7 @@ def test_numbers_are_those_of_the_dense_matrix(kind, ratio, m, n):
 
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("given", ["content", "style", None])
-def test_one_half_alone(kind, given):
+def test_one_factor_alone(kind, given):
     spec = BasisSpec(rank=6, kind=kind)
     A, B, C, D = split(*factors(spec, 20, 14), 10, 7)
     W_up, W_down = compose(A, B if given == "content" else 0 * B, C, D if given == "style" else 0 * D)
@@ -194,7 +194,7 @@ def fused(trained):
         concepts = [load_concept(trained[f"{kind}_file"]) for kind in kinds]
         adapter = Adapter.install(unet, concepts[0].spec, concepts[0].layers)
         for concept in concepts:
-            adapter.load_half(concept.kind, concept.tensors)
+            adapter.load_factor(concept.kind, concept.tensors)
         found["pair" if len(kinds) == 2 else kinds[0]] = adapter.lora()
     return found
 
@@ -234,7 +234,7 @@ def test_a_fused_file_and_any_other_lora(fused, tmp_path, trained, dtype):
             agree(report["layers"][layer], dense(up, down, sizes))
 
 
-def test_a_half_that_is_not_given_is_untrained(trained, tiny_base, tmp_path):
+def test_a_factor_that_is_not_given_is_untrained(trained, tiny_base, tmp_path):
     """At ratio 0 an untrained D is not zero: what a content alone does follows from it."""
     concept = load_concept(trained["content_file"])
     spec = dataclasses.replace(concept.spec, ratio=0.0)

@@ -1,4 +1,4 @@
-"""Concept files: back bit for bit or refused; halves that do not compose: refused with both values."""
+"""Concept files: back bit for bit or refused; factors that do not compose: refused with both values."""
 
 import dataclasses
 import os
@@ -11,7 +11,7 @@ from safetensors.torch import load_file, save_file
 from b4m.apps.info import describe
 from b4m.core.errors import UserError
 from b4m.core.storage import fingerprint, read_tensors, write_tensors
-from b4m.files import concept as checkpoint
+from b4m.files import concept as module
 from b4m.files.concept import Concept, check_pair, load_concept, save_concept
 from b4m.files.lora import save_lora, spec_metadata
 from b4m.maths.plp import BasisSpec
@@ -59,7 +59,7 @@ def test_layers_without_learnable_rows_round_trip(path):
     assert equal(load_concept(path), empty)
 
 
-def test_the_file_holds_one_half_and_says_so(path):
+def test_the_file_holds_one_factor_and_says_so(path):
     save_concept(path, concept("style"))
     tensors, metadata = read_tensors(path)
     assert sorted(tensors) == sorted(f"{layer}.D" for layer in LAYERS)
@@ -176,7 +176,7 @@ def test_wrong_values_are_neither_saved_nor_loaded(path, tensor, word, monkeypat
     refused(lambda: save_concept(path, bad), path, LAYERS[1], word)
     assert not path.exists()
     with monkeypatch.context() as patch:
-        patch.setattr(checkpoint, "_check", lambda *_: None)
+        patch.setattr(module, "_check", lambda *_: None)
         save_concept(path, bad)
     refused(lambda: load_concept(path), path, LAYERS[1], word)
 
@@ -227,7 +227,7 @@ def test_a_pair_that_does_not_compose_is_refused_with_both_values(change, words)
     refused(lambda: check_pair(concept("content", **change), concept("style")), *words)
 
 
-def test_swapped_halves_and_different_layers_are_refused():
+def test_swapped_factors_and_different_layers_are_refused():
     refused(lambda: check_pair(concept("style"), concept("content")), "style was given as the content")
     refused(lambda: check_pair(concept("content"), concept("content")), "content was given as the style")
     fewer = concept("style", tensors={LAYERS[0]: torch.zeros(4, 6)})

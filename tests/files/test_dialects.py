@@ -12,11 +12,11 @@ from diffusers.loaders.lora_conversion_utils import (
 from diffusers.utils.state_dict_utils import convert_state_dict_to_kohya, convert_unet_state_dict_to_peft
 from torch import nn
 
-from b4m.backbones.sdxl import empty_unet
+from b4m.backbones.sdxl import SDXL
 from b4m.files.dialects import DIALECTS, detect, parse
 
 ROOT = Path(__file__).parents[2]
-SDXL = dict(  # stabilityai/stable-diffusion-xl-base-1.0, unet/config.json
+CONFIG = dict(  # stabilityai/stable-diffusion-xl-base-1.0, unet/config.json
     sample_size=128,
     in_channels=4,
     block_out_channels=(320, 640, 1280),
@@ -46,7 +46,7 @@ def transformer_layers(unet) -> list[str]:
 @pytest.fixture(scope="module")
 def sdxl():
     with torch.device("meta"):
-        return UNet2DConditionModel(**SDXL)
+        return UNet2DConditionModel(**CONFIG)
 
 
 def keys(dialect: str, layers: list[str], depth: int) -> list[str]:
@@ -70,7 +70,7 @@ def test_names_go_there_and_back_on_sdxl(sdxl, dialect):
 
 @pytest.mark.parametrize("dialect", ["kohya", "kohya-original"])
 def test_names_go_there_and_back_on_other_depths(dialect):
-    layers = transformer_layers(empty_unet(str(ROOT / "examples/world/base")))
+    layers = transformer_layers(SDXL.empty_denoiser(str(ROOT / "examples/world/base")))
     assert len(layers) > 50
     assert [parse(key, 1)[:2] for key in keys(dialect, layers, 1)[::2]] == [
         (dialect, name) for name in layers

@@ -20,7 +20,8 @@ from safetensors.torch import load_file, save_file
 
 from b4m.apps.cli import main
 from b4m.apps.info import describe
-from b4m.backbones.sdxl import load_base
+from b4m.backbones.registry import open_backbone
+from b4m.backbones.sdxl import SDXL
 from b4m.core.storage import read_tensors
 from b4m.files.concept import load_concept, save_concept
 from b4m.files.dialects import DIALECTS
@@ -33,8 +34,8 @@ from b4m.sampling.sample import sample
 PROMPT = "a photo of snq bear in w@z yarn style"
 
 
-def draw(pipe) -> np.ndarray:
-    return np.asarray(sample(pipe, [PROMPT], [7], steps=4, size=SIZE)[0], dtype=int)
+def draw(backbone) -> np.ndarray:
+    return np.asarray(sample(backbone, [PROMPT], [7], steps=4, size=SIZE)[0], dtype=int)
 
 
 @pytest.fixture
@@ -50,16 +51,14 @@ def options(trained, tiny_base):
 @pytest.fixture(scope="module")
 def pictures(trained, tiny_base):
     """Drawn without, and with our own processors on the two concept files."""
-    pipe = load_base(tiny_base)
-    bare = draw(pipe)
-    attach(pipe, trained["content_file"], trained["style_file"])
-    return bare, draw(pipe)
+    backbone = open_backbone(tiny_base)
+    bare = draw(backbone)
+    attach(backbone, trained["content_file"], trained["style_file"])
+    return bare, draw(backbone)
 
 
 def stock(tiny_base) -> StableDiffusionXLPipeline:
-    pipe = StableDiffusionXLPipeline.from_pretrained(tiny_base, add_watermarker=False)
-    pipe.set_progress_bar_config(disable=True)
-    return pipe
+    return StableDiffusionXLPipeline.from_pretrained(tiny_base, add_watermarker=False)
 
 
 # dialects
@@ -83,7 +82,7 @@ def test_stock_diffusers_draws_the_same_picture(options, pictures, tiny_base, di
         logger.removeHandler(caplog.handler)
     messages = [record.getMessage() for record in caplog.records]
     assert all("text_encoder" in message for message in messages), messages
-    assert np.abs(draw(pipe) - ours).max() <= 1
+    assert np.abs(draw(SDXL(pipe)) - ours).max() <= 1
     assert np.abs(bare - ours).max() > 4
 
 
@@ -94,9 +93,9 @@ def test_our_own_reader_draws_the_same_picture_and_keeps_the_dials(
     path = export(
         ExportConfig(output=str(tmp_path / "x.safetensors"), dtype="fp32", dialect=dialect, **options)
     )
-    pipe = load_base(tiny_base)
-    attach(pipe, lora_file=str(path))
-    assert np.abs(draw(pipe) - pictures[1]).max() == 0
+    backbone = open_backbone(tiny_base)
+    attach(backbone, lora_file=str(path))
+    assert np.abs(draw(backbone) - pictures[1]).max() == 0
 
 
 @pytest.mark.parametrize("start", DIALECTS)
@@ -169,8 +168,7 @@ def test_a_merged_unet_draws_the_same_picture_in_stock_diffusers(
     assert os.listdir(folder.parent) == ["unet"]
     unet = UNet2DConditionModel.from_pretrained(folder)
     pipe = StableDiffusionXLPipeline.from_pretrained(tiny_base, unet=unet, add_watermarker=False)
-    pipe.set_progress_bar_config(disable=True)
-    assert np.abs(draw(pipe) - pictures[1]).max() <= 1
+    assert np.abs(draw(SDXL(pipe)) - pictures[1]).max() <= 1
 
 
 @pytest.mark.parametrize(("name", "dtype"), [("fp16", torch.float16), ("bf16", torch.bfloat16)])

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from torch.utils.flop_counter import FlopCounterMode
 
 from b4m.core.errors import UserError
-from b4m.maths.adapter import Adapter, PLPAttnProcessor, PLPLinear, unet_hash
+from b4m.maths.adapter import Adapter, PLPAttnProcessor, PLPLinear
 from b4m.maths.plp import KINDS, BasisSpec, basis, delta_weight
 
 ROWS = 4
@@ -421,11 +421,11 @@ def test_options_reach_the_processors_without_a_warning(unet, caplog):
 @pytest.mark.parametrize("kind", ["content", "style"])
 def test_halves_round_trip(base, unet, kind):
     adapter = installed(unet)
-    half = adapter.half(kind)
+    half = adapter.factor(kind)
     assert list(half) == list(adapter.layers)
     other = Adapter.install(copy.deepcopy(base), SPEC)
-    other.load_half(kind, half)
-    for name, tensor in other.half(kind).items():
+    other.load_factor(kind, half)
+    for name, tensor in other.factor(kind).items():
         assert torch.equal(tensor, half[name])
         tensor.zero_()  # a copy, not the parameter
     assert all(half.any() for half in other.parameters_of(kind))
@@ -436,7 +436,7 @@ def test_halves_round_trip(base, unet, kind):
 @pytest.mark.parametrize("fault", ["missing", "unknown", "shape", "transposed"])
 def test_a_half_that_does_not_fit_is_refused_whole(unet, fault):
     adapter = installed(unet)
-    tensors = {name: tensor + 1 for name, tensor in adapter.half("content").items()}
+    tensors = {name: tensor + 1 for name, tensor in adapter.factor("content").items()}
     name = list(tensors)[-1]
     if fault == "missing":
         del tensors[name]
@@ -446,11 +446,11 @@ def test_a_half_that_does_not_fit_is_refused_whole(unet, fault):
         tensors[name] = tensors[name][:, :-1]
     else:
         tensors[name] = tensors[name].T
-    before = adapter.half("content")
+    before = adapter.factor("content")
     with pytest.raises(UserError, match=name) as error:
-        adapter.load_half("content", tensors)
+        adapter.load_factor("content", tensors)
     assert "\n" not in str(error.value)
-    assert all(torch.equal(before[layer], now) for layer, now in adapter.half("content").items())
+    assert all(torch.equal(before[layer], now) for layer, now in adapter.factor("content").items())
 
 
 def test_install_refuses_what_it_cannot_adapt(unet):
@@ -465,20 +465,3 @@ def test_install_refuses_what_it_cannot_adapt(unet):
     with pytest.raises(UserError, match="no attention"):
         Adapter.install(without, SPEC)
     assert next(without.parameters()).requires_grad, "what is refused is left as it was"
-
-
-def test_unet_hash_is_of_the_architecture(base, tmp_path):
-    base.save_pretrained(tmp_path)
-    assert unet_hash(UNet2DConditionModel.from_pretrained(tmp_path)) == unet_hash(base)
-    assert unet_hash(tiny_unet(sample_size=16)) == unet_hash(base)
-    later = copy.deepcopy(base)
-    later.register_to_config(setting_of_a_later_release=None)
-    assert unet_hash(later) == unet_hash(base), "a setting at its default does not count"
-    types = ("CrossAttnDownBlock2D",) * 3 + ("DownBlock2D",)  # the default, which a file gives as a list
-    hashes = set()
-    for value in (types, list(types)):
-        later.register_to_config(down_block_types=value)
-        hashes.add(unet_hash(later))
-    assert len(hashes) == 1 and unet_hash(base) not in hashes
-    for change in ({"cross_attention_dim": 32}, {"attention_head_dim": (4, 4)}, {"in_channels": 8}):
-        assert unet_hash(tiny_unet(**change)) != unet_hash(base)

@@ -1,4 +1,4 @@
-"""Eq. 12: draws are functions of (seed, step, row), and the loss is the sum that the equation writes."""
+"""Eq. 12: draws are functions of (seed, step, sample), and the loss is the sum that the equation writes."""
 
 import pytest
 import torch
@@ -7,14 +7,13 @@ from diffusers.training_utils import compute_snr
 
 from b4m.maths.objective import (
     add_noise,
-    draw,
+    draw_noise,
     in_parts,
     min_snr_weight,
     objective,
     regression_target,
-    row_losses,
-    row_weights,
-    seeded,
+    sample_losses,
+    sample_weights,
     terms,
 )
 
@@ -23,37 +22,37 @@ SCHEDULER = DDPMScheduler(beta_schedule="scaled_linear")
 ALPHAS = SCHEDULER.alphas_cumprod
 
 
-def test_each_row_of_a_draw_depends_on_seed_step_and_row_alone():
-    noise, timesteps = draw(1, 2, [0, 1, 2], SHAPE, 1000)
-    alone, its_timestep = draw(1, 2, [2], SHAPE, 1000)
+def test_each_sample_of_a_draw_depends_on_seed_step_and_sample_alone():
+    noise, timesteps = draw_noise(1, 2, [0, 1, 2], SHAPE, 1000)
+    alone, its_timestep = draw_noise(1, 2, [2], SHAPE, 1000)
     assert torch.equal(noise[2], alone[0]) and timesteps[2] == its_timestep[0]
-    for other in (draw(2, 2, [2], SHAPE, 1000), draw(1, 3, [2], SHAPE, 1000), draw(1, 2, [1], SHAPE, 1000)):
+    for other in (
+        draw_noise(2, 2, [2], SHAPE, 1000),
+        draw_noise(1, 3, [2], SHAPE, 1000),
+        draw_noise(1, 2, [1], SHAPE, 1000),
+    ):
         assert not torch.equal(alone, other[0])
 
 
 def test_draws_ignore_and_leave_the_global_generator():
     torch.manual_seed(0)
-    first, state = draw(1, 2, [0], SHAPE, 1000), torch.get_rng_state()
+    first, state = draw_noise(1, 2, [0], SHAPE, 1000), torch.get_rng_state()
     torch.manual_seed(5)
-    assert torch.equal(first[0], draw(1, 2, [0], SHAPE, 1000)[0])
+    assert torch.equal(first[0], draw_noise(1, 2, [0], SHAPE, 1000)[0])
     torch.manual_seed(0)
-    draw(1, 2, [0], SHAPE, 1000)
+    draw_noise(1, 2, [0], SHAPE, 1000)
     assert torch.equal(torch.get_rng_state(), state)
 
 
 def test_draws_are_standard_normal_and_cover_all_timesteps():
-    noise, timesteps = draw(0, 0, range(2000), (4, 4, 4), 10)
+    noise, timesteps = draw_noise(0, 0, range(2000), (4, 4, 4), 10)
     assert abs(noise.mean()) < 0.01 and abs(noise.std() - 1) < 0.01
     assert torch.bincount(timesteps, minlength=10).min() > 140 and timesteps.max() == 9
 
 
-def test_seeds_are_the_same_on_every_machine():
-    assert seeded("draw", 77, 0, 0).initial_seed() == 72263731313077
-
-
-def batch(rows=5):
-    noise, timesteps = draw(3, 0, range(rows), SHAPE, 1000)
-    return torch.randn(rows, *SHAPE, generator=torch.Generator().manual_seed(1)), noise, timesteps
+def batch(samples=5):
+    noise, timesteps = draw_noise(3, 0, range(samples), SHAPE, 1000)
+    return torch.randn(samples, *SHAPE, generator=torch.Generator().manual_seed(1)), noise, timesteps
 
 
 def test_noise_and_velocity_are_those_of_diffusers():
@@ -78,11 +77,11 @@ def test_loss_is_equation_12(targets):
     expected = losses[:targets].sum() / targets + sum(partners) / len(partners)
     for way in (losses, is_target), (losses.flip(0), is_target.flip(0)):  # a style run has its targets last
         torch.testing.assert_close(terms(*way).sum(), expected)
-        torch.testing.assert_close((row_weights(way[1]) * way[0]).sum(), expected)
+        torch.testing.assert_close((sample_weights(way[1]) * way[0]).sum(), expected)
 
 
 @pytest.mark.parametrize("at_once", [1, 2, 4, 5, 9])
-def test_parts_are_all_rows_in_order(at_once):
+def test_parts_are_all_samples_in_order(at_once):
     parts = [list(range(5))[part] for part in in_parts(5, at_once)]
     assert sum(parts, []) == list(range(5)) and max(map(len, parts)) == min(at_once, 5)
 
@@ -92,11 +91,11 @@ def test_a_perfect_denoiser_has_no_loss_and_a_constant_one_the_targets_square(pr
     latents, noise, timesteps = batch()
     target = regression_target(latents, noise, timesteps, ALPHAS, prediction_type)
     is_target = torch.tensor([True, True, False, False, False])
-    args = (latents, noise, timesteps, row_weights(is_target), ALPHAS, prediction_type)
+    args = (latents, noise, timesteps, sample_weights(is_target), ALPHAS, prediction_type)
     assert objective(lambda noisy, t: target, *args)[0] == 0
-    loss, rows = objective(lambda noisy, t: torch.zeros_like(noisy), *args)
-    torch.testing.assert_close(rows, target.square().mean((1, 2, 3)))
-    torch.testing.assert_close(loss, rows[:2].mean() + rows[2:].mean())
+    loss, losses = objective(lambda noisy, t: torch.zeros_like(noisy), *args)
+    torch.testing.assert_close(losses, target.square().mean((1, 2, 3)))
+    torch.testing.assert_close(loss, losses[:2].mean() + losses[2:].mean())
 
 
 def test_the_denoiser_sees_the_noisy_latents():
@@ -115,7 +114,7 @@ def test_the_denoiser_sees_the_noisy_latents():
 
 def test_losses_are_float32_whatever_the_model_speaks():
     prediction = torch.full((1, *SHAPE), 300.0, dtype=torch.float16)  # its square is beyond float16
-    losses = row_losses(prediction, torch.zeros(1, *SHAPE, dtype=torch.float16))
+    losses = sample_losses(prediction, torch.zeros(1, *SHAPE, dtype=torch.float16))
     assert losses.dtype == torch.float32 and losses[0] == 90000
 
 

@@ -31,7 +31,7 @@ def test_pairs_of_one_shape_are_one_pair():
     stacks = Stacks(pairs)
     assert [tuple(B.shape) for B, _ in stacks.pairs] == [(2, 5, 3), (1, 6, 4), (1, 5, 3)]
     assert [tuple(D.shape) for _, D in stacks.pairs] == [(2, 3, 4), (1, 4, 6), (1, 3, 2)]
-    assert [*zip(stacks.halves["content"], stacks.halves["style"], strict=True)] == stacks.pairs
+    assert [*zip(stacks.factors["content"], stacks.factors["style"], strict=True)] == stacks.pairs
     for pair, old in zip(pairs, values, strict=True):
         assert all(torch.equal(half, value) for half, value in zip(pair, old, strict=True))
     with torch.no_grad():

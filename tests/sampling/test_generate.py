@@ -9,7 +9,8 @@ from conftest import SIZE
 from diffusers import StableDiffusionXLPipeline
 from PIL import Image
 
-from b4m.backbones.sdxl import encode_guided, load_base
+from b4m.backbones.protocol import Backbone
+from b4m.backbones.registry import open_backbone
 from b4m.config.resolve import resolve
 from b4m.config.sampling import GenerateConfig
 from b4m.core.errors import UserError
@@ -17,7 +18,7 @@ from b4m.files.concept import load_concept, save_concept
 from b4m.files.export import export
 from b4m.files.lora import load_lora, save_lora
 from b4m.files.settings import ExportConfig
-from b4m.sampling.attach import attach, detach, has_dials
+from b4m.sampling.attach import attach, detach
 from b4m.sampling.generate import generate
 from b4m.sampling.grid import grid
 from b4m.sampling.sample import sample
@@ -26,12 +27,12 @@ PROMPT = "a photo of snq bear in w@z yarn style"
 
 
 @pytest.fixture
-def pipe(tiny_base):
-    return load_base(tiny_base)
+def backbone(tiny_base) -> Backbone:
+    return open_backbone(tiny_base)
 
 
-def draw(pipe, seeds=(1,), **options) -> np.ndarray:
-    pictures = sample(pipe, [PROMPT] * len(seeds), seeds, steps=3, **options)
+def draw(backbone, seeds=(1,), **options) -> np.ndarray:
+    pictures = sample(backbone, [PROMPT] * len(seeds), seeds, steps=3, **options)
     return np.stack([np.asarray(picture) for picture in pictures]).astype(int)
 
 
@@ -39,25 +40,25 @@ def difference(one: np.ndarray, two: np.ndarray) -> int:
     return int(np.abs(one - two).max())
 
 
-def test_a_picture_depends_on_its_seed_and_not_on_its_batch(pipe):
-    together = draw(pipe, (1, 2, 3))
+def test_a_picture_depends_on_its_seed_and_not_on_its_batch(backbone):
+    together = draw(backbone, (1, 2, 3))
     assert together.shape == (3, SIZE, SIZE, 3)
     for index, seed in enumerate((1, 2, 3)):
-        assert difference(together[index : index + 1], draw(pipe, (seed,))) <= 1
+        assert difference(together[index : index + 1], draw(backbone, (seed,))) <= 1
     assert difference(together[0], together[1]) > 20
 
 
-def test_sampling_is_the_stock_pipeline(pipe, tiny_base):
+def test_sampling_is_the_stock_pipeline(backbone, tiny_base):
     stock = StableDiffusionXLPipeline.from_pretrained(tiny_base, add_watermarker=False)
     stock.set_progress_bar_config(disable=True)
     generator = torch.Generator().manual_seed(4)
     theirs = stock(PROMPT, num_inference_steps=3, generator=generator, height=SIZE, width=SIZE).images[0]
-    assert difference(draw(pipe, (4,))[0], np.asarray(theirs).astype(int)) <= 1
+    assert difference(draw(backbone, (4,))[0], np.asarray(theirs).astype(int)) <= 1
 
 
-def test_the_fused_file_in_stock_diffusers_gives_the_adapters_picture(pipe, tiny_base, trained):
-    attach(pipe, lora_file=trained["lora_file"])
-    ours, base = draw(pipe, (4,)), draw(load_base(tiny_base), (4,))
+def test_the_fused_file_in_stock_diffusers_gives_the_adapters_picture(backbone, tiny_base, trained):
+    attach(backbone, lora_file=trained["lora_file"])
+    ours, base = draw(backbone, (4,)), draw(open_backbone(tiny_base), (4,))
     stock = StableDiffusionXLPipeline.from_pretrained(tiny_base, add_watermarker=False)
     stock.set_progress_bar_config(disable=True)
     stock.load_lora_weights(trained["lora_file"])
@@ -67,15 +68,15 @@ def test_the_fused_file_in_stock_diffusers_gives_the_adapters_picture(pipe, tiny
     assert difference(ours, base) > 4  # so that the agreement means something
 
 
-def test_both_dials_at_zero_are_the_base_model(pipe, trained):
-    base = draw(pipe)
-    attach(pipe, trained["content_file"], trained["style_file"])
-    assert difference(draw(pipe, content_strength=0.0, style_strength=0.0), base) == 0
-    assert difference(draw(pipe), base) > 4
+def test_both_dials_at_zero_are_the_base_model(backbone, trained):
+    base = draw(backbone)
+    attach(backbone, trained["content_file"], trained["style_file"])
+    assert difference(draw(backbone, content_strength=0.0, style_strength=0.0), base) == 0
+    assert difference(draw(backbone), base) > 4
 
 
 @pytest.mark.parametrize("source", ["files", "fused"])
-def test_each_dial_turns_its_own_half(source, pipe, tiny_base, trained, tmp_path):
+def test_each_dial_turns_its_own_half(source, backbone, tiny_base, trained, tmp_path):
     export(
         resolve(
             ExportConfig,
@@ -87,42 +88,41 @@ def test_each_dial_turns_its_own_half(source, pipe, tiny_base, trained, tmp_path
         )
     )
     files = {k: trained[k] for k in ("content_file", "style_file")}
-    attach(pipe, **files if source == "files" else {"lora_file": str(tmp_path / "f.safetensors")})
-    only_content, only_style = draw(pipe, style_strength=0.0), draw(pipe, content_strength=0.0)
-    attach(pipe, content_file=trained["content_file"])
-    assert difference(draw(pipe), only_content) == 0
-    attach(pipe, style_file=trained["style_file"])
-    assert difference(draw(pipe), only_style) == 0
+    attach(backbone, **files if source == "files" else {"lora_file": str(tmp_path / "f.safetensors")})
+    only_content, only_style = draw(backbone, style_strength=0.0), draw(backbone, content_strength=0.0)
+    attach(backbone, content_file=trained["content_file"])
+    assert difference(draw(backbone), only_content) == 0
+    attach(backbone, style_file=trained["style_file"])
+    assert difference(draw(backbone), only_style) == 0
     assert difference(only_content, only_style) > 2
 
 
-def test_a_fused_file_can_be_told_apart_only_with_its_basis(pipe, trained, tmp_path):
+def test_a_fused_file_can_be_told_apart_only_with_its_basis(backbone, trained, tmp_path):
     layers, _ = load_lora(trained["lora_file"])
     save_lora(tmp_path / "plain.safetensors", layers, {})
-    attach(pipe, lora_file=trained["lora_file"])
-    assert has_dials(pipe)
-    ours, half = draw(pipe), draw(pipe, content_strength=0.5, style_strength=0.5)
-    attach(pipe, lora_file=str(tmp_path / "plain.safetensors"))
-    assert not has_dials(pipe)
-    assert difference(draw(pipe), ours) <= 1
+    attach(backbone, lora_file=trained["lora_file"])
+    ours, half = draw(backbone), draw(backbone, content_strength=0.5, style_strength=0.5)
+    assert difference(draw(backbone, content_strength=0.5), half) > 0, "the dials turn apart"
+    attach(backbone, lora_file=str(tmp_path / "plain.safetensors"))
+    assert difference(draw(backbone), ours) <= 1
     with pytest.raises(UserError, match="cannot be split"):
-        draw(pipe, content_strength=0.5)
-    weaker = draw(pipe, content_strength=0.5, style_strength=0.5)
+        draw(backbone, content_strength=0.5)
+    weaker = draw(backbone, content_strength=0.5, style_strength=0.5)
     assert difference(weaker, ours) > 2 and difference(half, ours) > 2
 
 
-def test_detaching_gives_the_base_model_back(pipe, trained, tmp_path):
-    base = draw(pipe)
+def test_detaching_gives_the_base_model_back(backbone, trained, tmp_path):
+    base = draw(backbone)
     layers, _ = load_lora(trained["lora_file"])
     save_lora(tmp_path / "plain.safetensors", layers, {})
     for files in ({"lora_file": trained["lora_file"]}, {"lora_file": str(tmp_path / "plain.safetensors")}):
-        attach(pipe, **files)
-        assert difference(draw(pipe), base) > 4
-        detach(pipe)
-        assert difference(draw(pipe), base) == 0
+        attach(backbone, **files)
+        assert difference(draw(backbone), base) > 4
+        detach(backbone)
+        assert difference(draw(backbone), base) == 0
 
 
-def test_files_that_do_not_fit_are_refused(pipe, trained, tmp_path):
+def test_files_that_do_not_fit_are_refused(backbone, trained, tmp_path):
     concept = load_concept(trained["style_file"])
     other = dataclasses.replace(concept, spec=dataclasses.replace(concept.spec, seed=9))
     save_concept(tmp_path / "seed.safetensors", other)
@@ -141,29 +141,29 @@ def test_files_that_do_not_fit_are_refused(pipe, trained, tmp_path):
         ({"lora_file": str(tmp_path / "none.safetensors")}, "none.safetensors"),
     ):
         with pytest.raises(UserError, match=message):
-            attach(pipe, **files)
-        assert not has_dials(pipe)
+            attach(backbone, **files)
+        assert backbone.attached is None
 
 
-def test_embeddings_stand_in_for_text_encoders(pipe):
-    expected = draw(pipe)
-    embeddings = encode_guided(pipe, [PROMPT], None)
-    pipe.text_encoder = pipe.text_encoder_2 = None
-    assert difference(draw(pipe, embeddings=embeddings), expected) == 0
+def test_embeddings_stand_in_for_text_encoders(backbone):
+    expected = draw(backbone)
+    embeddings = backbone.encode_guided([PROMPT], None)
+    backbone.pipe.text_encoder = backbone.pipe.text_encoder_2 = None
+    assert difference(draw(backbone, embeddings=embeddings), expected) == 0
 
 
-def test_prompt_guidance_steps_and_negative_prompt_matter(pipe):
-    plain = draw(pipe)
-    assert difference(draw(pipe, guidance=1.0), plain) > 0
-    assert difference(draw(pipe, negative_prompt="chalk house"), plain) > 0
-    assert difference(np.asarray(sample(pipe, ["chalk"], [1], steps=3)[0]).astype(int)[None], plain) > 0
-    assert difference(np.asarray(sample(pipe, [PROMPT], [1], steps=5)[0]).astype(int)[None], plain) > 0
+def test_prompt_guidance_steps_and_negative_prompt_matter(backbone):
+    plain = draw(backbone)
+    assert difference(draw(backbone, guidance=1.0), plain) > 0
+    assert difference(draw(backbone, negative_prompt="chalk house"), plain) > 0
+    assert difference(np.asarray(sample(backbone, ["chalk"], [1], steps=3)[0]).astype(int)[None], plain) > 0
+    assert difference(np.asarray(sample(backbone, [PROMPT], [1], steps=5)[0]).astype(int)[None], plain) > 0
 
 
-def test_sizes_that_cannot_be_drawn_are_refused(pipe):
+def test_sizes_that_cannot_be_drawn_are_refused(backbone):
     with pytest.raises(UserError, match="--size 18"):
-        draw(pipe, size=18)
-    assert draw(pipe, size=24).shape == (1, 24, 24, 3)
+        draw(backbone, size=18)
+    assert draw(backbone, size=24).shape == (1, 24, 24, 3)
 
 
 def options(tiny_base, tmp_path, **changes) -> GenerateConfig:

@@ -1,17 +1,25 @@
 """A study as data: what is trained once, what differs, and what is refused."""
 
 from collections import Counter
+from dataclasses import fields
+from itertools import product
 from pathlib import Path
 
 import pytest
 import yaml
+from conftest import picture, refused
 
-from b4m.config.presets import PRESETS
+from b4m.config.presets import PRESETS, SDXL
+from b4m.config.sampling import GenerateConfig
+from b4m.config.training import ContentConfig, SecondConfig, TrainConfig
 from b4m.core.errors import UserError
-from b4m.studies.file import METHODS, read_study
-from b4m.studies.plan import Plan
+from b4m.methods.registry import METHODS
+from b4m.studies.file import read_study
+from b4m.studies.plan import Drawing, Plan, _key
 
 STUDIES = Path(__file__).parents[2] / "examples" / "configs" / "studies"
+SUBJECTS = STUDIES.parent / "subjects"
+TRAINED = [name for name in METHODS.names() if name != "lora"]  # which reads files of others, and has no row
 
 
 @pytest.fixture
@@ -70,8 +78,7 @@ def test_every_setting_of_a_row_makes_a_training_of_its_own(study_file):
 
 
 def test_a_training_comes_after_what_it_needs(study_file):
-    rows = {name: {"method": name} for name in METHODS}
-    found = plan(study_file(rows=rows))
+    found = plan(study_file(rows={name: {"method": name} for name in TRAINED}))
     done = set()
     for training in found.trainings.values():
         assert {path.parent for path in training.needs} <= done
@@ -81,22 +88,20 @@ def test_a_training_comes_after_what_it_needs(study_file):
 
 
 def test_every_method_puts_on_what_it_says(study_file):
-    found = plan(study_file(rows={name: {"method": name} for name in METHODS}))
+    found = plan(study_file(rows={name: {"method": name} for name in TRAINED}))
     files = {drawing.row: {*drawing.files} for drawing in found.drawings}
     assert files == {
         "words": set(),
         "content": {"content_file"},
         "style": {"style_file"},
         "composed": {"content_file", "style_file"},
-        "fused": {"lora_file"},
+        "b4m": {"lora_file"},
         "joint": {"lora_file"},
         "joint-then-second": {"lora_file"},
     }
-    prompts = {drawing.row: drawing.shots[0][1] for drawing in found.drawings}
-    assert (
-        prompts["words"] == "a content in style style"
-        and prompts["fused"] == "a snq content in w@z style style"
-    )
+    prompts = {drawing.row: drawing.asked[0][1] for drawing in found.drawings}
+    assert prompts.pop("words") == "a content in style style"
+    assert {*prompts.values()} == {"a snq content in w@z style style"}
     joint, everything = (t.config for t in found.trainings.values() if t.config.stage == "joint")
     assert joint.content_class == "content" and everything.content_dir == tuple(found.study.contents)
 
@@ -118,6 +123,87 @@ def test_a_setting_that_a_stage_does_not_read_renames_nothing(study_file):
         return {training.config.stage: training.folder for training in found}
 
     assert folders(partner_lr=0.5)["second"] == folders()["second"] != folders(lr=0.5)["second"]
+
+
+FREE = {
+    "tracker": "tensorboard",
+    "gradient_checkpointing": True,
+    "rows_per_pass": 1,
+    "compile": True,
+    "shard": True,
+    "skip_not_finite": 3,
+    "preview_every": 5,
+    "preview_prompt": "another",
+    "checkpoint_every": 7,
+}
+
+
+@pytest.mark.parametrize("name", FREE)
+def test_a_setting_that_leaves_results_as_they_are_renames_no_folder(name, study_file):
+    before = plan(study_file())
+    given = {"rank": 4, "steps": 2, name: FREE[name]}, {"steps": 1, name: FREE[name]}
+    after = plan(study_file(train=given[0], second=given[1]))
+    assert {getattr(training.config, name) for training in after.trainings.values()} == {FREE[name]}
+    assert [*after.jobs] == [*before.jobs]
+
+
+def test_no_such_setting_is_forgotten():
+    for cls, known in ((ContentConfig, {*FREE}), (GenerateConfig, {"grid"})):
+        assert {f.name for f in fields(cls) if not f.metadata["affects_result"]} == known
+
+
+def test_a_grid_beside_the_pictures_renames_nothing(study_file):
+    assert [*plan(study_file(generate={"grid": True})).jobs] == [*plan(study_file()).jobs]
+
+
+def test_folders_of_work_that_is_done_keep_their_names():
+    """As earlier releases gave them: one that names them otherwise would train and draw everything anew."""
+    content = ContentConfig(content_dir=("a",), partner_dirs=("b",), rank=8, lr_schedule="cosine")
+    files = {"content_file": "c", "style_file": "d"}
+    second = SecondConfig(content_dir=("a",), style_dir=("b",), damping=0.5, **files)
+    pictures = GenerateConfig(prompts=("a",), content_file="c", guidance=2.5)
+    assert [_key(config) for config in (content, second, pictures)] == [
+        "3fdf653f105b",
+        "f11cf66e1a21",
+        "b84801b59bd0",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"settings": {"reso": 16}}, "settings, train and second: unknown setting 'reso'; known: "),
+        ({"train": {"guidance": 2.0}}, "settings, train and second: unknown setting 'guidance'; known: "),
+        ({"second": {"step": 1}}, "settings, train and second: unknown setting 'step'; known: "),
+        (
+            {"rows": {"a": {"train": {"rnak": 4}}}},
+            "row 'a': train: no such training of method b4m reads 'rnak'",
+        ),
+        (
+            {"rows": {"a": {"train": {"optimizer": "adamw"}}}},
+            "row 'a': train: no such training of method b4m",
+        ),
+        (
+            {"rows": {"a": {"second": {"rank": 4}}}},
+            "row 'a': second: no such training of method b4m reads 'rank'",
+        ),
+        ({"rows": {"a": {"method": "composed", "second": {"lr": 1}}}}, "composed reads 'lr'; read: nothing"),
+        ({"rows": {"a": {"method": "joint", "train": {"partner_lr": 1}}}}, "method joint reads 'partner_lr'"),
+        ({"rows": {"a": {"method": "words", "train": {"rank": 4}}}}, "words reads 'rank'; read: nothing"),
+        ({"rows": {"a": {"generate": {"rank": 4}}}}, "unknown setting 'rank'"),
+        ({"rows": {"a": {"method": "lora"}}}, "method lora: trains nothing, so a study has no row for it"),
+    ],
+)
+def test_a_setting_that_nothing_reads_is_refused(changes, words, study_file):
+    """It would be left out in silence, and the row would be the same as another under a wrong name."""
+    refused(lambda: plan(study_file(**changes)), words, limit=900)
+
+
+def test_settings_of_the_study_may_be_for_one_of_its_jobs_only(study_file):
+    found = plan(
+        study_file(rows={"a": {"method": "joint"}}, train={"rank": 4, "partner_lr": 0.1, "steps": 2})
+    )
+    assert [training.config.stage for training in found.trainings.values()] == ["joint"]
 
 
 def test_settings_do_not_reach_the_other_stage(study_file):
@@ -163,7 +249,10 @@ def test_labels_follow_pair_and_prompt(study_file, folders):
     [
         ({"rows": {}}, "rows: empty"),
         ({"rows": {"full": {"methods": "joint"}}}, "row 'full': unknown setting 'methods'"),
-        ({"rows": {"full": {"method": "magic"}}}, "choose one of words"),
+        (
+            {"rows": {"full": {"method": "magic"}}},
+            "row 'full': method 'magic': not known; choose one of b4m, ",
+        ),
         ({"rows": {"full": "fused"}}, "row 'full': expected lines"),
         ({"row": {}}, "unknown setting 'row'"),
         ({"title": None}, "title is missing"),
@@ -181,11 +270,57 @@ def test_a_wrong_study_is_one_line(changes, words, study_file):
     assert words in str(error.value) and "\n" not in str(error.value)
 
 
-@pytest.mark.parametrize("path", sorted(STUDIES.glob("*.yaml")), ids=lambda path: path.stem)
+def reached(found: Plan, drawing: Drawing) -> list[TrainConfig]:
+    """Settings of every training that stands behind a drawing."""
+    by_folder = {training.folder: training for training in found.trainings.values()}
+    behind, todo = {}, [Path(file) for file in drawing.files.values()]
+    while todo:
+        training = by_folder[todo.pop().parent]
+        behind[training.folder] = training.config
+        todo += training.needs
+    return [*behind.values()]
+
+
+def check_planned(found: Plan, rows: dict) -> None:
+    """Every row is drawn for every pair and training seed, from trainings that do what the row says, and no others."""
+    study, used = found.study, set()
+    wanted = product(rows, study.contents, study.styles, study.training_seeds)
+    asked = sorted((d.row, d.content, d.style, d.training_seed) for d in found.drawings)
+    assert asked == sorted(wanted)
+    for drawing in found.drawings:
+        row, configs = rows[drawing.row] or {}, reached(found, drawing)
+        used |= {config.output_dir for config in configs}
+        assert {config.seed for config in configs} <= {drawing.training_seed}
+        assert len(drawing.asked) == len(study.prompts) * len(study.seeds)
+        for section, stages in (("train", {"content", "style", "joint"}), ("second", {"second"})):
+            for name, value in row.get(section, {}).items():
+                told = [getattr(c, name) for c in configs if c.stage in stages and hasattr(c, name)]
+                assert told and {*told} == {value}, (drawing.row, name)
+        for name, value in row.get("generate", {}).items():
+            assert getattr(drawing.config, name) == value
+    assert used == {str(training.folder) for training in found.trainings.values()}
+
+
+SHIPPED = pytest.mark.parametrize("path", sorted(STUDIES.glob("*.yaml")), ids=lambda path: path.stem)
+
+
+@SHIPPED
 def test_the_shipped_studies_can_be_planned(path, monkeypatch):
     monkeypatch.chdir(STUDIES.parents[2])
-    found = plan(path)
-    assert found.drawings and all(count >= 0 for _, count in found.costs())
+    check_planned(plan(path), yaml.safe_load(path.read_text())["rows"])
+
+
+@SHIPPED
+def test_the_shipped_studies_can_be_planned_on_the_papers_subjects(path, tmp_path, monkeypatch):
+    given = yaml.safe_load(path.read_text())
+    for folder in ("contents", "styles", "partners/contents", "partners/styles"):
+        for name in ("one", "two"):
+            (tmp_path / "data" / folder / name).mkdir(parents=True)
+            picture(0).save(tmp_path / "data" / folder / name / "0.png")
+    monkeypatch.chdir(tmp_path)
+    found = plan(path, subjects=str(SUBJECTS / "sdxl.yaml"))
+    check_planned(found, given["rows"])
+    assert all(config.base_model == SDXL for drawing in found.drawings for config in reached(found, drawing))
 
 
 def test_the_papers_own_protocol_is_the_same_study_on_other_subjects(tmp_path, monkeypatch):
@@ -195,7 +330,7 @@ def test_the_papers_own_protocol_is_the_same_study_on_other_subjects(tmp_path, m
         for i in range(5):
             (tmp_path / "data" / "partners" / kind / str(i)).mkdir(parents=True)
     monkeypatch.chdir(tmp_path)
-    found = plan(STUDIES / "joint.yaml", subjects=str(STUDIES.parent / "subjects" / "sdxl.yaml"))
+    found = plan(STUDIES / "joint.yaml", subjects=str(SUBJECTS / "sdxl.yaml"))
     config = next(iter(found.trainings.values())).config
     assert (config.rank, config.resolution, config.steps) == (64, 512, 1000)
     costs = dict(found.costs())

@@ -1,10 +1,12 @@
 """A study on the tiny base: everything once, killed and continued, shared by processes, scored."""
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
 import yaml
+from PIL import Image
 
 import b4m.studies.run as studies
 from b4m.core.errors import Busy, UserError
@@ -38,8 +40,8 @@ def config(tmp_path, tiny_base, folders):
 
 
 def pictures_of(config) -> dict[str, bytes]:
-    found = Path(config.output_dir).rglob("*.png")
-    return {str(path.relative_to(config.output_dir)): path.read_bytes() for path in found}
+    folder = Path(config.output_dir) / "pictures"
+    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*.png")}
 
 
 def scores_of(folder: Path) -> dict:
@@ -69,6 +71,17 @@ def test_a_study_from_nothing_to_its_table(config):
     assert [*rows] == ["full", "no second stage", "words"]
     assert all(row["pictures"] == 2 and row["pairs"] == 1 for row in rows.values())
     assert "against_baseline" in rows["words"]
+    shots = read_manifest(folder)
+    assert {shot.prompt for shot in shots} == {"a content in style style"}, (
+        "no extractor knows a trigger word"
+    )
+    assert [(shot.row, shot.seed) for shot in shots] == [(row, seed) for row in rows for seed in (0, 1)]
+    said = {shot.row: Image.open(shot.file).info["prompt"] for shot in shots}
+    assert said == {
+        "full": "a snq content in w@z style style",
+        "no second stage": "a snq content in w@z style style",
+        "words": "a content in style style",
+    }
     assert {path.name for path in folder.iterdir()} >= {
         "results.md",
         "pictures.csv",
@@ -116,12 +129,17 @@ def test_half_drawn_pictures_are_drawn_again(config, monkeypatch):
         saved.append(path)
         save(path, *rest)
 
-    monkeypatch.setattr(studies, "save_png", full_disk)
-    with pytest.raises(UserError, match="disk full"):
+    with monkeypatch.context() as patch, pytest.raises(UserError, match="disk full"):
+        patch.setattr(studies, "save_png", full_disk)
         study(config)
-    monkeypatch.setattr(studies, "save_png", save)
+    (half,) = pictures_of(config)
+    assert not (Path(config.output_dir) / "pictures" / half).with_name("seconds.json").exists()
     study(config)
-    assert len(pictures_of(config)) >= 6
+    found = pictures_of(config)
+    assert len(found) == 3 * 2 and half in found  # rows x seeds
+    shutil.rmtree(Path(config.output_dir) / "pictures")
+    study(config)
+    assert pictures_of(config) == found
 
 
 def test_what_another_process_has_in_hand_is_left_to_it(config, monkeypatch):

@@ -18,8 +18,9 @@ os.environ |= {"HF_HUB_OFFLINE": "1", "ACCELERATE_USE_CPU": "true", "CUDA_VISIBL
 import torch
 
 from b4m.apps.cli import main, quiet
-from b4m.training import loop as module
-from b4m.training.loop import Run
+from b4m.backbones.registry import open_backbone
+from b4m.training import start
+from b4m.training.loop import Loop
 
 torch.set_num_threads(1)
 quiet()
@@ -27,53 +28,53 @@ quiet()
 
 def slow(step: int, seconds: float, sign: str) -> None:
     """That step takes so long, and makes the file `sign` when it begins."""
-    micro_step = Run.micro_step
+    micro_step = Loop.micro_step
 
-    def slowly(run, index):
-        if run.step == step:
+    def slowly(loop, index):
+        if loop.step == step:
             Path(sign).touch()
             time.sleep(seconds)  # goes on after a signal
-        return micro_step(run, index)
+        return micro_step(loop, index)
 
-    Run.micro_step = slowly
+    Loop.micro_step = slowly
 
 
 def full(step: int, size: int) -> None:
     """From the end of that step on no file may grow beyond `size` bytes, as with a quota or a full disk."""
-    advance = Run.advance
+    advance = Loop.advance
 
-    def limited(run, loss):
-        if run.step == step:
+    def limited(loop, loss):
+        if loop.step == step:
             resource.setrlimit(resource.RLIMIT_FSIZE, (size, size))
-        return advance(run, loss)
+        return advance(loop, loss)
 
-    Run.advance = limited
+    Loop.advance = limited
 
 
 def breaks(step: int, rank: int) -> None:
     """One of several processes fails in that step, as a card that falls off its bus does."""
-    micro_step = Run.micro_step
+    micro_step = Loop.micro_step
 
-    def broken(run, index):
-        if run.step == step and run.accelerator.process_index == rank:
+    def broken(loop, index):
+        if loop.step == step and loop.accelerator.process_index == rank:
             raise OSError("the card has gone")
-        return micro_step(run, index)
+        return micro_step(loop, index)
 
-    Run.micro_step = broken
+    Loop.micro_step = broken
 
 
 def weighs(path: str) -> None:
     """No fault: writes how many frozen numbers each process holds, of how many, when a step's passes are done."""
-    advance = Run.advance
+    advance = Loop.advance
 
-    def weighing(run, loss):
-        frozen = [p for p in run.pipe.unet.parameters() if not p.requires_grad]
+    def weighing(loop, loss):
+        frozen = [p for p in loop.learner.backbone.denoiser.parameters() if not p.requires_grad]
         held = [p.to_local() if hasattr(p, "to_local") else p for p in frozen]
         numbers = [sum(p.numel() for p in each) for each in (held, frozen)]
-        Path(f"{path}{run.accelerator.process_index}").write_text(json.dumps(numbers))
-        return advance(run, loss)
+        Path(f"{path}{loop.accelerator.process_index}").write_text(json.dumps(numbers))
+        return advance(loop, loss)
 
-    Run.advance = weighing
+    Loop.advance = weighing
 
 
 FAULTS = {"slow": slow, "full": full, "breaks": breaks, "weighs": weighs}
@@ -106,8 +107,8 @@ def live(order: dict, rank: int) -> None:
 
 
 def serve(base: str) -> None:
-    pipe = module.load_base(base)
-    module.load_base = lambda *_: pipe  # every child has a copy of its own
+    backbone = open_backbone(base)
+    start.open_backbone = lambda *_: backbone  # every child has a copy of its own
     print("ready", flush=True)
     while line := sys.stdin.readline():
         order = json.loads(line)

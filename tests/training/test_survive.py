@@ -244,9 +244,9 @@ def test_a_model_spread_over_two_processes_trains_the_same_thing_and_each_holds_
     assert nursery.run(command, out, port=free_port(), **pair).end() == [0, 0], out.read_text()
     ours, theirs = (load_concept(folder / "content.safetensors") for folder in (shared, tmp_path / "whole"))
     assert ours.unet_hash == theirs.unet_hash
-    for layer, half in theirs.tensors.items():
-        assert (ours.tensors[layer] - half).abs().max() <= 1e-6
-    assert max(half.abs().max() for half in theirs.tensors.values()) > 1e-4, "it moved"
+    for layer, factor in theirs.tensors.items():
+        assert (ours.tensors[layer] - factor).abs().max() <= 1e-6
+    assert max(factor.abs().max() for factor in theirs.tensors.values()) > 1e-4, "it moved"
     for name in ("step-000002.png", "step-000004.png"):
         drawn, expected = (
             np.asarray(Image.open(folder / "previews" / name), dtype=int)

@@ -60,7 +60,7 @@ COMMANDS = {
     ),
     "train": Command(
         "Train another registered method: b4m train METHOD, or METHOD:JOB; its flags come after its name.",
-        "b4m train mymethod --content-dir my_bear/ --output-dir outputs/bear",
+        "b4m train joint --content-dir my_bear/ --style-dir chalk/ --output-dir outputs/joint",
         argument="method",
     ),
     "generate": Command(
@@ -123,8 +123,7 @@ class Parser(argparse.ArgumentParser):
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command. Exit status: 0, 2 for bad input (one line on stderr), 128 + n after signal n."""
     try:
-        given = sys.argv[1:] if arguments is None else arguments
-        _run(build_parser(_named_method(given)).parse_args(given))
+        _run(parse(sys.argv[1:] if arguments is None else arguments))
     except UserError as error:
         print(f"b4m: error: {' '.join(str(error).split())}", file=sys.stderr)
         return 2
@@ -133,6 +132,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except SystemExit as stop:
         return stop.code if isinstance(stop.code, int) else 0
     return 0
+
+
+def parse(arguments: Sequence[str]) -> argparse.Namespace:
+    """Raises UserError for what is no command or no flag of one."""
+    return build_parser(_named_method(arguments)).parse_args(arguments)
 
 
 def _named_method(arguments: Sequence[str]) -> str | None:
@@ -229,7 +233,7 @@ def _run(arguments: argparse.Namespace) -> None:
     command = COMMANDS[name]
     if name == "info":
         return _info(given["file"])
-    settings = _job(given.pop("method")) if name == "train" else command.settings
+    settings: Any = _job(given.pop("method")) if name == "train" else command.settings
     file, preset, dry = given.pop("config"), given.pop("preset", None), given.pop("dry_run")
     config = resolve(settings, preset, file, **given)
     if dry:

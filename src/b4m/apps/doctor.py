@@ -12,6 +12,7 @@ from pathlib import Path
 from ..config.fields import ModelName, OutputPath, check, setting
 from ..config.presets import EMBEDDED
 from ..core.errors import UserError
+from ..core.where import locate
 
 PYTHON = (3, 11)
 STATES = 3  # two are kept while a third is written
@@ -79,7 +80,7 @@ def _python() -> Finding:
 
 
 def _packages() -> Iterator[Finding]:
-    """What setup.py asks for, as the installed package repeats it."""
+    """What pyproject.toml asks for, as the installed package repeats it."""
     from packaging.requirements import Requirement
 
     try:
@@ -147,7 +148,8 @@ def _model(config: DoctorConfig, try_out: Callable) -> Iterator[Finding]:
             None, f"{', '.join(absent)}: not on this machine yet, will be downloaded from Hugging Face"
         )
         return
-    stored = sum(file.stat().st_size for folder in folders.values() for file in folder.rglob("*.safetensors"))
+    here = [folder for folder in folders.values() if folder is not None]
+    stored = sum(file.stat().st_size for folder in here for file in folder.rglob("*.safetensors"))
     room = list(_room(config, stored))
     yield from room
     if not all(finding.good for finding in room):
@@ -163,6 +165,7 @@ def _model(config: DoctorConfig, try_out: Callable) -> Iterator[Finding]:
 
 def _local(name: str) -> Path | None:
     """The folder that `name` stands for, if it is on this machine. Raises UserError if it cannot come here."""
+    name = locate(name)
     if Path(name).expanduser().exists() or name.startswith(("/", ".", "~")) or name.count("/") != 1:
         return Path(name).expanduser()
     from huggingface_hub import constants, snapshot_download

@@ -3,8 +3,7 @@
 from collections.abc import Mapping
 from pathlib import Path
 
-from ..core.errors import UserError
-from ..core.storage import shown
+from ..core.errors import UserError, printable
 from ..files.lora import triggers
 from ..files.opening import Opened, open_any
 from ..training.state import load_state
@@ -16,11 +15,11 @@ def describe(path: Path | str) -> dict[str, object]:
     if path.is_dir():
         state = load_state(path)
         if state is None:
-            raise UserError(f"{shown(path)}: no training state in this folder; give a file or a state folder")
-        return {"file": shown(path), "type": "training state", "step": state[0], "tensors": len(state[1])}
+            raise UserError(f"{printable(path)}: no training state in this folder; give a file or a state folder")
+        return {"file": printable(path), "type": "training state", "step": state[0], "tensors": len(state[1])}
     opened = open_any(path)
     values = sum(tensor.numel() for tensor in opened.tensors.values())
-    facts = {"file": shown(path), "bytes": path.stat().st_size, "values": values}
+    facts = {"file": printable(path), "bytes": path.stat().st_size, "values": values}
     if opened.concept:
         kind = {"type": f"{opened.kind} concept", "tensors": len(opened.tensors)}
     elif opened.layers:

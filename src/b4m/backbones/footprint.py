@@ -1,11 +1,12 @@
 """How much memory a step will need, found out before the first one: sizes alone, nothing is computed."""
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import psutil
 import torch
 import torch.nn.functional as F
+from diffusers import ModelMixin
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
@@ -101,7 +102,7 @@ def _held(tensor: Tensor) -> int:
     return sum(getattr(tensor, part).nbytes for part in tensor.__tensor_flatten__()[0])
 
 
-def meta_copy(denoiser: nn.Module) -> nn.Module:
+def meta_copy(denoiser: ModelMixin) -> ModelMixin:
     """The same modules with the same settings, on tensors that have sizes and nothing else."""
     empty = {  # of the same dtype, also for quantized ones
         id(p): nn.Parameter(torch.empty(p.shape, dtype=p.dtype, device="meta"), requires_grad=p.requires_grad)
@@ -114,7 +115,7 @@ def _storage(tensor: Tensor) -> int:
     return tensor.untyped_storage()._cdata
 
 
-def _bytes(tensors: Sequence[Tensor]) -> int:
+def _bytes(tensors: Iterable[Tensor]) -> int:
     return sum(tensor.untyped_storage().nbytes() for tensor in tensors)
 
 

@@ -1,6 +1,7 @@
 """The frozen denoiser made to fit: in 8 bits, spread over processes, recomputing, compiled."""
 
 import torch
+from diffusers import ModelMixin
 from diffusers.models.attention import BasicTransformerBlock
 from diffusers.models.resnet import ResnetBlock2D
 from torch import nn
@@ -11,7 +12,7 @@ from ..core.errors import UserError
 BLOCKS = (BasicTransformerBlock, ResnetBlock2D)  # what Diffusers recomputes, and what is sharded
 
 
-def place(denoiser: nn.Module, config: TrainConfig, device: torch.device) -> None:
+def place(denoiser: ModelMixin, config: TrainConfig, device: torch.device) -> None:
     """Bring the denoiser and the adapter on it to `device`, in the way that the settings ask for."""
     if config.shard:
         shard(denoiser, device)  # block by block: the device need not hold the whole at any time
@@ -22,7 +23,7 @@ def place(denoiser: nn.Module, config: TrainConfig, device: torch.device) -> Non
         compile_blocks(denoiser)
 
 
-def compile_blocks(denoiser: nn.Module, **options) -> None:
+def compile_blocks(denoiser: ModelMixin, **options) -> None:
     """torch.compile of the blocks that repeat, once for each shape; what cannot be compiled runs as it is.
 
     options: torch.compile's. The first steps are slower: the kernels are made when they are first needed.
@@ -31,7 +32,7 @@ def compile_blocks(denoiser: nn.Module, **options) -> None:
     denoiser.compile_repeated_blocks(**options)
 
 
-def quantize(denoiser: nn.Module) -> None:
+def quantize(denoiser: ModelMixin) -> None:
     """The linear layers of the transformer blocks in 8 bits, a scale for each row; all else stays as it is.
 
     Raises UserError without torchao.
@@ -47,7 +48,7 @@ def quantize(denoiser: nn.Module) -> None:
     )
 
 
-def shard(denoiser: nn.Module, device: torch.device) -> None:
+def shard(denoiser: ModelMixin, device: torch.device) -> None:
     """Spread the frozen weights over all processes of the run, with torch's fully_shard (FSDP).
 
     Each process keeps its share on its device and gathers a block's weights when the block is due, in the backward

@@ -8,12 +8,13 @@ from pathlib import Path
 from typing import Any, ClassVar, Self
 
 import torch
-from diffusers import AutoencoderKL, DiffusionPipeline, UNet2DConditionModel
+from diffusers import AutoencoderKL, DDPMScheduler, DiffusionPipeline, ModelMixin, UNet2DConditionModel
 from diffusers.training_utils import free_memory
 from PIL import Image
-from torch import Tensor, nn
+from torch import Tensor
 
 from ..core.errors import UserError
+from ..core.where import locate
 from ..data.images import Picture
 from .protocol import Attached, Conditions
 
@@ -22,13 +23,12 @@ PREDICTIONS = ("epsilon", "v_prediction")
 
 
 class LatentDiffusion:
-    """The common part of `Backbone`. A family says which pipeline it is, and how prompts become conditions."""
+    """The common part of `Backbone`: a family with one text encoder adds its names, and what it checks and says."""
 
     family: ClassVar[str]
-    architecture: ClassVar[str]
-    kohya_version: ClassVar[str]
     pipeline: ClassVar[type[DiffusionPipeline]]
-    encoders: ClassVar[dict[str, str]]  # tokenizer -> text encoder
+    encoders: ClassVar[dict[str, str]] = {"tokenizer": "text_encoder"}
+    encoded: ClassVar[tuple[str, ...]] = ("prompt_embeds", "negative_prompt_embeds")  # as encode_prompt returns them
     options: ClassVar[dict[str, Any]] = {}  # of the pipeline's from_pretrained
 
     def __init__(self, pipe: DiffusionPipeline, name: str = "") -> None:
@@ -60,7 +60,7 @@ class LatentDiffusion:
     @classmethod
     def empty_denoiser(cls, base_model: str) -> UNet2DConditionModel:
         try:
-            config = UNet2DConditionModel.load_config(base_model, subfolder="unet")
+            config = UNet2DConditionModel.load_config(locate(base_model), subfolder="unet")
             with torch.device("meta"):
                 return UNet2DConditionModel.from_config(config)
         except Exception as error:  # as in read_part
@@ -69,9 +69,19 @@ class LatentDiffusion:
     @classmethod
     def load_denoiser(cls, base_model: str) -> UNet2DConditionModel:
         try:
-            return UNet2DConditionModel.from_pretrained(base_model, subfolder="unet", use_safetensors=True)
+            return UNet2DConditionModel.from_pretrained(
+                locate(base_model), subfolder="unet", use_safetensors=True
+            )
         except Exception as error:  # as in read_part
             raise UserError(f"base model {base_model}: its UNet cannot be loaded: {_brief(error)}") from error
+
+    @classmethod
+    def read_prediction_type(cls, base_model: str) -> str:
+        try:
+            config = DDPMScheduler.load_config(locate(base_model), subfolder="scheduler")
+        except Exception as error:  # as in read_part
+            raise UserError(f"base model {base_model}: its scheduler cannot be read: {_brief(error)}") from error
+        return config.get("prediction_type", PREDICTIONS[0])
 
     @property
     def denoiser(self) -> UNet2DConditionModel:
@@ -117,6 +127,19 @@ class LatentDiffusion:
                 f"base model {self.name}: prediction type {self.prediction_type!r} is not supported; "
                 f"{' and '.join(PREDICTIONS)} are"
             )
+
+    @torch.no_grad()
+    def encode_prompts(self, prompts: Sequence[str]) -> Conditions:
+        """hidden (k, tokens, width)."""
+        hidden, *_ = self._encode(prompts, do_classifier_free_guidance=False)
+        return {"hidden": hidden}
+
+    @torch.no_grad()
+    def encode_guided(self, prompts: Sequence[str], negative: str | None) -> dict[str, Tensor]:
+        negative_prompt = None if negative is None else [negative] * len(prompts)
+        tensors = self._encode(prompts, negative_prompt=negative_prompt)
+        named = zip(self.encoded, tensors, strict=True)
+        return {name: tensor.to(self.denoiser.dtype) for name, tensor in named}
 
     @torch.no_grad()
     def encode_images(self, pixels: Tensor) -> Tensor:
@@ -181,7 +204,7 @@ def _shift_and_scale(vae: AutoencoderKL, like: Tensor) -> tuple[Tensor, Tensor]:
 def read_part(what: str, name: str, cls: type, **options: Any) -> Any:
     """`cls.from_pretrained`, with any failure as one line: it is about the files, which are somebody else's."""
     try:
-        return cls.from_pretrained(name, use_safetensors=True, **options)
+        return cls.from_pretrained(locate(name), use_safetensors=True, **options)
     except Exception as error:
         raise UserError(f"{what} {name}: cannot be loaded: {_brief(error)}") from error
 
@@ -195,7 +218,7 @@ def check_vae(name: str) -> None:
 
 def read_index(what: str, name: str, file: str) -> dict[str, Any] | None:
     """The JSON file that says what a folder holds; None for a Hugging Face name. Raises UserError."""
-    folder = Path(name).expanduser()
+    folder = Path(locate(name)).expanduser()
     if not folder.exists():
         if name.startswith(("/", ".", "~")) or name.count("/") != 1:
             raise UserError(
@@ -212,7 +235,7 @@ def read_index(what: str, name: str, file: str) -> dict[str, Any] | None:
     return found
 
 
-def denoiser_hash(denoiser: nn.Module) -> str:
+def denoiser_hash(denoiser: ModelMixin) -> str:
     """sha256 of the configuration that shapes the weights of a Diffusers model, the same wherever it came from.
 
     Left out: keys with an underscore (paths, versions); sample_size, which shapes no weight; and settings at
@@ -227,7 +250,7 @@ def denoiser_hash(denoiser: nn.Module) -> str:
     return hashlib.sha256(json.dumps(config, sort_keys=True).encode()).hexdigest()
 
 
-def check_base(expected: str, denoiser: nn.Module, what: str, base_model: str) -> None:
+def check_base(expected: str, denoiser: ModelMixin, what: str, base_model: str) -> None:
     """Raises UserError unless `denoiser` has the architecture whose hash is `expected`."""
     if expected != denoiser_hash(denoiser):
         raise UserError(

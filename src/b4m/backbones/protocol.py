@@ -4,9 +4,9 @@ from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar, Protocol, Self
 
 import torch
-from diffusers import DiffusionPipeline
+from diffusers import DiffusionPipeline, ModelMixin
 from PIL import Image
-from torch import Tensor, nn
+from torch import Tensor
 
 from ..data.images import Picture
 
@@ -30,8 +30,6 @@ class Backbone(Protocol):
     """
 
     family: ClassVar[str]  # its registered name
-    architecture: ClassVar[str]  # modelspec.architecture of files made for it
-    kohya_version: ClassVar[str]  # ss_base_model_version of such files
     pipe: DiffusionPipeline  # stock Diffusers
     name: str  # a folder or a Hugging Face name
     attached: Attached | None
@@ -45,15 +43,23 @@ class Backbone(Protocol):
         """From a folder or a Hugging Face name; reads safetensors only. Raises UserError."""
 
     @classmethod
-    def empty_denoiser(cls, base_model: str) -> nn.Module:
+    def empty_denoiser(cls, base_model: str) -> ModelMixin:
         """The denoiser without its weights, on the meta device: the sizes of its layers. Raises UserError."""
 
     @classmethod
-    def load_denoiser(cls, base_model: str) -> nn.Module:
+    def load_denoiser(cls, base_model: str) -> ModelMixin:
         """The denoiser alone, float32, on the CPU. Raises UserError."""
 
+    @classmethod
+    def read_prediction_type(cls, base_model: str) -> str:
+        """`prediction_type` of a base model that is not loaded. Raises UserError."""
+
+    @classmethod
+    def stamp(cls, denoiser: ModelMixin, prediction_type: str) -> dict[str, str]:
+        """Header entries by which other tools tell what base model a file is for (modelspec.*, kohya's ss_*)."""
+
     @property
-    def denoiser(self) -> nn.Module:
+    def denoiser(self) -> ModelMixin:
         """What is adapted: the UNet or transformer."""
 
     @property

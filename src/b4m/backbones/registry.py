@@ -25,8 +25,10 @@ def family_of(base_model: str) -> type[Backbone]:
     for family in FAMILIES:
         if family.reads(index):
             return family
-    known = ", ".join(f"{family.family} ({family.__doc__.splitlines()[0]})" for family in FAMILIES)
-    raise UserError(f"base model {base_model}: it is a {index.get('_class_name')}; known families: {known}")
+    raise UserError(
+        f"base model {base_model}: it is a {index.get('_class_name')}, and none of the known families "
+        f"({', '.join(FAMILIES.names())}); give a base model of one of them"
+    )
 
 
 def open_backbone(base_model: str, vae: str | None = None, mixed_precision: str = "no") -> Backbone:

@@ -4,8 +4,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
-from diffusers import StableDiffusionXLPipeline
-from torch import Tensor
+from diffusers import ModelMixin, StableDiffusionXLPipeline
 
 from ..core.errors import UserError
 from ..data.images import Picture
@@ -17,11 +16,22 @@ class SDXL(LatentDiffusion):
     """Stable Diffusion XL base models, and the embedded base, which is one in everything but size."""
 
     family = "sdxl"
-    architecture = "stable-diffusion-xl-v1-base"
-    kohya_version = "sdxl_base_v1-0"
     pipeline = StableDiffusionXLPipeline
     encoders = {"tokenizer": "text_encoder", "tokenizer_2": "text_encoder_2"}
+    encoded = (
+        "prompt_embeds",
+        "negative_prompt_embeds",
+        "pooled_prompt_embeds",
+        "negative_pooled_prompt_embeds",
+    )
     options = {"add_watermarker": False}
+
+    @classmethod
+    def stamp(cls, denoiser: ModelMixin, prediction_type: str) -> dict[str, str]:
+        return {
+            "modelspec.architecture": "stable-diffusion-xl-v1-base",
+            "ss_base_model_version": "sdxl_base_v1-0",
+        }
 
     def _check_parts(self) -> None:
         super()._check_parts()
@@ -35,19 +45,6 @@ class SDXL(LatentDiffusion):
         """hidden (k, tokens, width): states of both encoders; pooled (k, pooled width): of the second."""
         hidden, _, pooled, _ = self._encode(prompts, do_classifier_free_guidance=False)
         return {"hidden": hidden, "pooled": pooled}
-
-    @torch.no_grad()
-    def encode_guided(self, prompts: Sequence[str], negative: str | None) -> dict[str, Tensor]:
-        encoded = self._encode(
-            prompts, negative_prompt=None if negative is None else [negative] * len(prompts)
-        )
-        names = (
-            "prompt_embeds",
-            "negative_prompt_embeds",
-            "pooled_prompt_embeds",
-            "negative_pooled_prompt_embeds",
-        )
-        return {name: tensor.to(self.denoiser.dtype) for name, tensor in zip(names, encoded, strict=True)}
 
     def image_conditions(self, image: Picture, size: int) -> Conditions:
         """time_ids (6,): original height, width; crop's top, left; target height, width."""

@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
+from typing import Any, cast
 
 import torch
 
@@ -44,7 +45,7 @@ class Clock:
         self._cuda = device.type == "cuda"
         self._marks = [("", self._now())]
 
-    def _now(self):
+    def _now(self) -> Any:
         if not self._cuda:
             return time.perf_counter()
         event = torch.cuda.Event(enable_timing=True)
@@ -81,7 +82,7 @@ class Contender:
 
 
 def bench(config: BenchConfig) -> dict:
-    """Measure all contenders in turn, print a table, write JSON. Raises UserError for a device that is not there."""
+    """Measure all contenders in turn and write JSON. Raises UserError for a device that is not there."""
     if config.device == "cuda" and not torch.cuda.is_available():
         raise UserError("--device cuda: torch sees no CUDA device here")
     cuda = config.device != "cpu" and torch.cuda.is_available()
@@ -141,7 +142,7 @@ def _contenders(config: BenchConfig, device: torch.device, folder: Path) -> tupl
     one = _loop(config, "content", folder, model)
     contenders.append(_training("stage one", "ours", one))
     second = _loop(config, "joint", folder, model, RiemannianLearner)
-    _randomize(second.learner.stacks.pairs)
+    _randomize(_learner(second).stacks.pairs)
     contenders.append(_training("second stage", "ours", second))
     contenders.append(Contender("inference", "base", _denoising(model, second), GUIDED_SAMPLES))
     ours = _denoising(second.learner.backbone, second)
@@ -158,7 +159,7 @@ def _contenders(config: BenchConfig, device: torch.device, folder: Path) -> tupl
             compile_blocks(loop.learner.backbone.denoiser)
     facts = {
         "parameters": sum(p.numel() for p in bare.parameters()),
-        "layers": len(one.learner.adapter.layers),
+        "layers": len(_learner(one).adapter.layers),
         "learnable": sum(p.numel() for p in one.learner.parameters),
     }
     return contenders, facts
@@ -184,14 +185,21 @@ def _loop(
     accelerator = launch(settings.mixed_precision, settings.tracker, settings.output_dir)
     inputs = method_of(type(settings)).task(settings).inputs
     backbone = beside(model, sharing(model.denoiser))
-    adapter = (make or partial(Adapter.install, spec=spec_of(settings), layers=settings.layers))(backbone.denoiser)
+    adapter = (make or partial(Adapter.install, spec=spec_of(settings), layers=settings.layers))(
+        backbone.denoiser
+    )
     lr = {"content": settings.lr, "style": getattr(settings, "partner_lr", settings.lr)}
-    made = learner(backbone, inputs, settings, adapter, settings.routing, lr)
-    cache = random_cache(backbone.denoiser, len(inputs.images), config.resolution)
+    made: Any = learner(backbone, inputs, settings, adapter, settings.routing, lr)
+    cache = random_cache(backbone.denoiser, len(inputs.images), settings.resolution)
     place(backbone.denoiser, settings, backbone.denoiser.device)
     progress = Progress(folder / stage, folder / stage / settings.result, {})
     book = Logbook(progress.folder, accelerator, 0)
     return Loop(settings, accelerator, inputs, Ready(made, cache, "", None), progress, book)
+
+
+def _learner(loop: Loop) -> FactorLearner:
+    """The one that `_loop` has made."""
+    return cast(FactorLearner, loop.learner)
 
 
 def _training(group: str, name: str, loop: Loop) -> Contender:
@@ -231,8 +239,8 @@ def _denoising(backbone: Backbone, loop: Loop) -> Callable[[int, Mark], None]:
 def _rivals(
     config: BenchConfig, folder: Path, model: Backbone, one: Loop, second: Loop
 ) -> Iterator[Contender]:
-    layers = list(one.learner.adapter.layers)
-    make = partial(LoraAdapter, layers=layers, rank=config.rank)
+    adapter = _learner(one).adapter
+    make = partial(LoraAdapter, layers=list(adapter.layers), rank=adapter.spec.rank)
     yield _training("stage one", "ordinary LoRA", _loop(config, "content", folder, model, make=make))
     if config.rivals == "all":
         yield _published_flow(model, one)
@@ -244,7 +252,7 @@ def _rivals(
     }
     for name, make in makers.items():
         try:
-            yield _optimizing(name, make, second.learner.adapter.pairs())
+            yield _optimizing(name, make, _learner(second).adapter.pairs())
         except ImportError as error:  # an older peft
             print(f"optimizer {name}: not measured ({error})")
 
@@ -254,7 +262,7 @@ def _published_flow(model: Backbone, one: Loop) -> Contender:
     unet = meta_copy(bare).to_empty(device=bare.device).float()  # a copy of its own, in float32
     unet.load_state_dict(bare.state_dict())
     pixels = torch.stack([image.pixels for image in one.inputs.images]).to(unet.device)
-    flow = PublishedFlow(beside(model, unet), one.learner.adapter, one.cache, pixels)
+    flow = PublishedFlow(beside(model, unet), _learner(one).adapter, one.cache, pixels)
     return Contender("stage one", "published flow", flow.step, len(pixels))
 
 

@@ -2,10 +2,11 @@
 
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import torch
-from diffusers import AutoencoderKL, EulerDiscreteScheduler, UNet2DConditionModel
+from diffusers import AutoencoderKL, EulerDiscreteScheduler, ModelMixin, UNet2DConditionModel
 from PIL import Image
 from torch import nn
 
@@ -14,7 +15,8 @@ from ..backbones.latent_diffusion import DTYPES
 from ..backbones.protocol import Backbone
 from ..backbones.registry import open_backbone
 from ..backbones.sdxl import SDXL
-from ..config.training import ContentConfig, JointConfig, TrainConfig
+from ..config.fields import InputPath
+from ..config.training import ContentConfig, JointConfig
 from .settings import BenchConfig
 
 _SDXL = dict(
@@ -64,18 +66,18 @@ def base(config: BenchConfig, device: torch.device) -> Backbone:
 class Bare(SDXL):
     """SDXL's denoiser, VAE and noise process without its text encoders, which no step needs."""
 
-    def __init__(self, unet: nn.Module, vae: nn.Module, scheduler: EulerDiscreteScheduler) -> None:
+    def __init__(self, unet: ModelMixin, vae: nn.Module, scheduler: EulerDiscreteScheduler) -> None:
         self.pipe = SimpleNamespace(unet=unet, vae=vae, scheduler=scheduler)
         self.name, self.attached = "random weights", None
 
 
-def beside(model: Backbone, denoiser: nn.Module) -> Bare:
+def beside(model: Backbone, denoiser: ModelMixin) -> Bare:
     """Another denoiser in the same model."""
     return Bare(denoiser, model.pipe.vae, model.pipe.scheduler)
 
 
 @torch.no_grad()
-def random_model(cls: type, settings: dict, dtype: torch.dtype, device: torch.device) -> nn.Module:
+def random_model(cls: type, settings: dict, dtype: torch.dtype, device: torch.device) -> ModelMixin:
     """A frozen model of class `cls`, its weights drawn on the device and in `dtype`: no copy in float32 is made."""
     with torch.device("meta"):
         model = cls(**settings)
@@ -89,7 +91,7 @@ def random_model(cls: type, settings: dict, dtype: torch.dtype, device: torch.de
     return model
 
 
-def random_cache(unet: nn.Module, images: int, resolution: int) -> Cache:
+def random_cache(unet: ModelMixin, images: int, resolution: int) -> Cache:
     """A Cache as `backbones.cache.encode` makes it, of noise: `images` images, one prompt each."""
     config = unet.config
     generator = torch.Generator().manual_seed(1)
@@ -106,16 +108,15 @@ def random_cache(unet: nn.Module, images: int, resolution: int) -> Cache:
     )
 
 
-def job(config: BenchConfig, stage: str, folder: Path) -> TrainConfig:
+def job(config: BenchConfig, stage: str, folder: Path) -> ContentConfig | JointConfig:
     """Settings of one training on pictures of noise that are written to `folder`."""
     names = ["target", *(f"partner-{i}" for i in range(config.partners))]
     for index, name in enumerate(names):
-        pixels = np.random.default_rng(index).integers(
-            0, 256, (config.resolution,) * 2 + (3,), dtype=np.uint8
-        )
+        shape: Any = (config.resolution, config.resolution, 3)
+        pixels = np.random.default_rng(index).integers(0, 256, shape, dtype=np.uint8)
         Image.fromarray(pixels).save(folder / f"{name}.png")
-    files = [str(folder / f"{name}.png") for name in names]
-    common = dict(
+    target, *partners = [(InputPath(str(folder / f"{name}.png")),) for name in names]
+    common: dict[str, Any] = dict(
         output_dir=str(folder / stage),
         resolution=config.resolution,
         rank=config.rank,
@@ -126,6 +127,8 @@ def job(config: BenchConfig, stage: str, folder: Path) -> TrainConfig:
         rows_per_pass=config.rows_per_pass,
     )
     if stage == "content":
-        return ContentConfig(content_dir=files[0], partner_dirs=tuple(files[1:]), target_rows=1, **common)
+        return ContentConfig(content_dir=target, partner_dirs=sum(partners, ()), target_rows=1, **common)
     samples = max(1, (1 + config.partners) // 2)  # the second stage's: as many of either kind
-    return JointConfig(content_dir=files[0], style_dir=files[1], target_rows=samples, routing=False, **common)
+    return JointConfig(
+        content_dir=target, style_dir=partners[0], target_rows=samples, routing=False, **common
+    )

@@ -1,6 +1,7 @@
 """One step looked into, for `b4m bench`: its arithmetic, its operators, its memory."""
 
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch.profiler import ProfilerActivity, profile
@@ -56,7 +57,8 @@ def _operators(found: profile, time: str) -> list[dict]:
 def _peak(found: profile) -> int:
     """Bytes, from the CPU allocator's own account."""
     held = peak = 0
-    events = [e for e in found.profiler.kineto_results.events() if e.name() == "[memory]"]
+    account: Any = found.profiler
+    events = [e for e in account.kineto_results.events() if e.name() == "[memory]"]
     for event in sorted(events, key=lambda e: e.start_ns()):
         held += event.nbytes()
         peak = max(peak, held)

@@ -8,8 +8,10 @@ any trainer must pay.
 
 import copy
 from collections.abc import Callable, Iterable
+from typing import Any, cast
 
 import torch
+from diffusers import ModelMixin
 from peft import LoraConfig, inject_adapter_in_model
 from torch import Tensor, nn
 
@@ -23,7 +25,7 @@ from ..maths.riemannian import DAMPING
 Pairs = list[tuple[nn.Parameter, nn.Parameter]]
 
 
-def sharing(unet: nn.Module) -> nn.Module:
+def sharing(unet: ModelMixin) -> ModelMixin:
     """The same modules anew, on the same frozen weights: a second adapter costs no second model."""
     return copy.deepcopy(unet, {id(p): p for p in unet.parameters()})
 
@@ -34,7 +36,7 @@ class LoraAdapter:
     Raises ImportError without peft. layers: full names of the projections it goes on.
     """
 
-    def __init__(self, unet: nn.Module, layers: Iterable[str], rank: int) -> None:
+    def __init__(self, unet: ModelMixin, layers: Iterable[str], rank: int) -> None:
         unet.set_attn_processor(PLPAttnProcessor({}))  # the same attention, without an adapter
         self.layers = list(layers)
         inject_adapter_in_model(LoraConfig(r=rank, lora_alpha=rank, target_modules=self.layers), unet)
@@ -49,7 +51,7 @@ class LoraAdapter:
     def parameters_of(self, kind: str) -> list[nn.Parameter]:
         return [pair[list(FACTORS).index(kind)] for pair in self._pairs]
 
-    def remove(self, unet: nn.Module) -> None:
+    def remove(self, unet: ModelMixin) -> None:
         """Nothing takes it off again: the copy that it is on goes with it."""
 
 
@@ -68,7 +70,7 @@ class MaskedLinear(nn.Module):
         self.up.register_hook(lambda gradient: gradient * self.up_mask)
         self.down.register_hook(lambda gradient: gradient * self.down_mask)
 
-    def forward(self, x: Tensor, *arguments: object) -> Tensor:
+    def forward(self, x: Tensor, *arguments: Any) -> Tensor:
         """(rows, tokens, n) -> (rows, tokens, m), with the adapted layer; the arguments are PLPLinear's."""
         return arguments[-1](x) + x @ self.down.T @ self.up.T
 
@@ -91,7 +93,7 @@ class PublishedFlow:
         processors = {}
         for name in unet.attn_processors:
             path = name.removesuffix(".processor")
-            mine = {}
+            mine: dict[str, Any] = {}
             for layer in adapter.layers:
                 if layer.startswith(path + "."):
                     m, n = unet.get_submodule(layer).weight.shape
@@ -165,6 +167,7 @@ class LoopedInverse(torch.optim.AdamW):
     def step(self, closure=None):
         for B, D in self._pairs:
             damping = self._damping * torch.eye(len(D), device=D.device)
-            B.grad.copy_(B.grad @ torch.inverse(D @ D.T + damping))
-            D.grad.copy_(torch.inverse(B.T @ B + damping) @ D.grad)
+            of_B, of_D = cast(Tensor, B.grad), cast(Tensor, D.grad)
+            of_B.copy_(of_B @ torch.inverse(D @ D.T + damping))
+            of_D.copy_(torch.inverse(B.T @ B + damping) @ of_D)
         return super().step()

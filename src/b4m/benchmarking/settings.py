@@ -15,7 +15,9 @@ class BenchConfig:
         "sdxl",
         choices=("sdxl", "small"),
     )
-    base_model: ModelName | None = setting("a base model to measure instead: a folder or a Hugging Face name", None)
+    base_model: ModelName | None = setting(
+        "a base model to measure instead: a folder or a Hugging Face name", None
+    )
     device: str = setting("where to run", "auto", choices=("auto", "cpu", "cuda"))
     output: OutputPath = setting("JSON file for all that was measured", "outputs/bench.json")
     resolution: int | None = setting(
@@ -42,5 +44,5 @@ class BenchConfig:
         for name, large, small in (("resolution", 512, 64), ("rank", 64, 32)):
             if getattr(self, name) is None:
                 object.__setattr__(self, name, small if self.size == "small" else large)
-        if self.resolution % 32:
+        if self.resolution and self.resolution % 32:
             raise UserError(f"--resolution {self.resolution}: must be a multiple of 32 pixels")

@@ -5,12 +5,14 @@ import os
 import types
 import typing
 from dataclasses import MISSING, Field, field, fields
+from functools import cache
 from pathlib import Path
 from typing import Any, NewType
 
 import yaml
 
 from ..core.errors import UserError
+from ..core.where import locate
 
 InputPath = NewType("InputPath", str)  # a file or folder that is read: what lies behind it decides a result
 OutputPath = NewType("OutputPath", str)  # one that is written
@@ -49,9 +51,15 @@ def is_path(hint: Any, *kinds: Any) -> bool:
 
 def deciding(cls: type, paths: bool = False) -> list[Field]:
     """The fields whose values decide the result; input paths, behind which other things may lie, only if `paths`."""
-    hints = typing.get_type_hints(cls)
+    hints = _hints(cls)
     left_out = (OutputPath,) if paths else (OutputPath, InputPath)
     return [f for f in fields(cls) if f.metadata["affects_result"] and not is_path(hints[f.name], *left_out)]
+
+
+@cache
+def _hints(cls: type) -> dict[str, Any]:
+    """The types of the fields, found once: a study makes tens of thousands of configurations."""
+    return typing.get_type_hints(cls)
 
 
 def flag(name: str) -> str:
@@ -61,7 +69,7 @@ def flag(name: str) -> str:
 
 def check(config: Any) -> None:
     """Types, choices and limits of every field; numbers spelled as text become numbers, lists tuples."""
-    hints = typing.get_type_hints(type(config))
+    hints = _hints(type(config))
     for f in fields(config):
         value = convert(f.name, hints[f.name], getattr(config, f.name))
         object.__setattr__(config, f.name, value)
@@ -99,29 +107,32 @@ def convert(name: str, hint: Any, value: Any) -> Any:
     hint = getattr(hint, "__supertype__", hint)  # of a path
     if typing.get_origin(hint) in UNIONS:  # X | None
         return None if value is None else convert(name, typing.get_args(hint)[0], value)
-    wrong = UserError(f"{flag(name)} {_brief(value)}: expected {_expected(hint)}")
     if typing.get_origin(hint) is tuple:
         values = [value] if isinstance(value, str | int | os.PathLike) else value
         if not isinstance(values, list | tuple):
-            raise wrong
+            raise _wrong(name, hint, value)
         return tuple(convert(name, typing.get_args(hint)[0], item) for item in values)
     if typing.get_origin(hint) is dict:
         if not isinstance(value, dict) or not all(isinstance(key, str) for key in value):
-            raise wrong
+            raise _wrong(name, hint, value)
         return {key: convert(name, typing.get_args(hint)[1], item) for key, item in value.items()}
     if hint in (str, bool):
         value = os.fspath(value) if hint is str and isinstance(value, os.PathLike) else value
         if not isinstance(value, hint):
-            raise wrong
+            raise _wrong(name, hint, value)
         return value
     try:
         number = hint(value)  # of text too: flags are text, and YAML reads 1e-4 as text
         finite = math.isfinite(number)
     except (TypeError, ValueError, OverflowError):
-        raise wrong from None
+        raise _wrong(name, hint, value) from None
     if isinstance(value, bool) or not finite or not isinstance(value, str) and number != value:
-        raise wrong
+        raise _wrong(name, hint, value)
     return number
+
+
+def _wrong(name: str, hint: Any, value: Any) -> UserError:
+    return UserError(f"{flag(name)} {_brief(value)}: expected {_expected(hint)}")
 
 
 def _brief(value: Any) -> str:
@@ -147,7 +158,7 @@ def _expected(hint: Any) -> str:
 def read_yaml(path: str | Path) -> dict[str, Any]:
     """The settings in one YAML file, keys with dashes or underscores. Raises UserError."""
     try:
-        values = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+        values = yaml.safe_load(Path(locate(str(path))).read_text(encoding="utf-8"))
     except OSError as error:
         raise UserError(f"{path}: cannot be read ({error.strerror})") from error
     except (

@@ -3,6 +3,7 @@
 from typing import Any
 
 SDXL = "stabilityai/stable-diffusion-xl-base-1.0"
+# Names, not places: results carry them, and must not depend on where b4m lies. What opens them asks core.where.locate.
 EMBEDDED = "examples/world/base"
 _ENCODERS = "examples/world/encoders"
 
@@ -10,7 +11,7 @@ DEFAULT = "embedded"
 
 # One entry per preset: what it changes of the dataclass defaults. A settings class names the rows that fill it
 # (`preset_rows`); what a class does not know of its rows is left out.
-# "sdxl" holds the published settings (method.md, section 3; paper, Sec. 5).
+# "sdxl" holds the published settings (paper, Sec. 5).
 PRESETS: dict[str, dict[str, dict[str, Any]]] = {
     "sdxl": {
         "train": dict(
@@ -33,7 +34,7 @@ PRESETS: dict[str, dict[str, dict[str, Any]]] = {
     },
     # Found on two of the held-out contents, confirmed on the other two (docs/results.md); minutes, without a GPU.
     # Apart from the paper's settings: all attention layers, since cross-attention k and v are where a small model reads
-    # its words; a basis scale of 8, without which the interaction block of halves this strong drowns what each has
+    # its words; a basis scale of 8, without which the interaction block of factors this strong drowns what each has
     # learned; partners that learn at a third of the rate, not a tenth; little guidance, since more costs style.
     "embedded": {
         "train": dict(

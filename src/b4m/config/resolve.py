@@ -39,14 +39,16 @@ def presets_of(cls: type) -> tuple[str, ...]:
 
 
 def _chosen(cls: type, preset: str | None, given: Mapping[str, Any]) -> str:
-    """The preset's name, checked. Where it says nothing but a base model, the one given stands in for it."""
-    if preset is None and "base_model" in given and len(_row(cls, DEFAULT)) > 1:
+    """The preset's name, checked. It may be left out where it would say nothing that does not suit the base model."""
+    row = _row(cls, DEFAULT)
+    other = given.get("base_model", row.get("base_model")) != row.get("base_model")
+    if preset is None and other and row.keys() - given.keys():
         raise UserError(
             f"--base-model {given['base_model']}: say with --preset which settings go with it (sdxl: the published "
             "ones; embedded: those of the small base that comes with b4m)"
         )
     preset = preset or DEFAULT
-    if preset not in PRESETS:
+    if not isinstance(preset, str) or preset not in PRESETS:
         raise UserError(f"--preset {preset!r}: choose one of {', '.join(PRESETS)}")
     return preset
 

@@ -1,7 +1,7 @@
 """Settings of a sampling job: what decides an image, and `b4m generate`."""
 
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from ..core.errors import UserError
 from .fields import InputPath, ModelName, OutputPath, check, setting
@@ -36,8 +36,8 @@ class DrawnWith:
         one_source(self)
 
 
-def one_source(config: DrawnWith) -> None:
-    """Raise UserError for a LoRA file beside concept files."""
+def one_source(config: Any) -> None:
+    """Raise UserError for settings with a LoRA file beside concept files."""
     if config.lora_file and (config.content_file or config.style_file):
         raise UserError(
             "--lora-file goes without --content-file and --style-file: it already holds a content and a style"

@@ -151,7 +151,7 @@ class ShowsBoth(ShowsContent, ShowsStyle):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Factors:
+class Factors(TrainConfig):
     """Settings of a job that starts a content factor and a style factor from nothing (Sec. 4.1)."""
 
     rank: int = setting("rank of the adapter", 64, low=1)
@@ -184,7 +184,7 @@ class Factors:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Partners:
+class Partners(TrainConfig):
     """Settings of a job that learns one concept beside partners of the other kind (Sec. 4.2)."""
 
     partner_dirs: tuple[InputPath, ...] = setting(

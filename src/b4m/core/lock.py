@@ -11,7 +11,7 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 
 from .errors import Busy, UserError
-from .storage import reason, shown, write_text
+from .storage import reason, write_text
 
 
 @contextmanager
@@ -34,7 +34,7 @@ def exclusive(folder: Path) -> Iterator[None]:
         ) from None
     except OSError as error:
         raise UserError(
-            f"{shown(folder)}: cannot be written to ({reason(error)}); choose another folder"
+            f"{folder}: cannot be written to ({reason(error)}); choose another folder"
         ) from error
     try:
         write_text(owner, json.dumps(facts))

@@ -24,12 +24,6 @@ MAX_BYTES = 16 * 2**30  # of a file of tensors: more than any LoRA, and than a w
 MAX_HEADER = 32 * 2**20  # of its header: tags and settings of some trainers come to a few megabytes
 
 
-def shown(path: Path | str) -> str:
-    """The path as one printable line: a file name may hold a newline, an error line may not."""
-    text = str(path)
-    return text if text.isprintable() else ascii(text)
-
-
 def reason(error: BaseException) -> str:
     """The error of a library as one short line."""
     if isinstance(error, OSError) and error.strerror:
@@ -66,7 +60,7 @@ def write_atomic(path: Path | str, write: Callable[[Path], None]) -> None:
         sync(path.parent)
     except (OSError, SafetensorError) as error:  # safetensors reports a full disk as its own error
         raise UserError(
-            f"{shown(path)}: cannot be written ({reason(error)}); free space, or choose another place"
+            f"{path}: cannot be written ({reason(error)}); free space, or choose another place"
         ) from error
     finally:
         with suppress(OSError):
@@ -121,7 +115,7 @@ def read_tensors(path: Path | str) -> tuple[dict[str, Tensor], dict[str, str]]:
     path = Path(path)
     if not os.path.isfile(path):  # unlike Path.is_file: False also for a name that no file can have
         found = "is a folder" if os.path.isdir(path) else "does not exist"
-        raise UserError(f"{shown(path)}: {found}; give the path of a .safetensors file")
+        raise UserError(f"{path}: {found}; give the path of a .safetensors file")
     _check_sizes(path)
     try:
         with safe_open(path, framework="pt", device="cpu") as file:
@@ -130,11 +124,11 @@ def read_tensors(path: Path | str) -> tuple[dict[str, Tensor], dict[str, str]]:
             metadata = dict(file.metadata() or {})
     except (OSError, SafetensorError, ValueError, RuntimeError, AttributeError) as error:
         raise UserError(
-            f"{shown(path)}: not a whole safetensors file ({reason(error)}); copy or download it again"
+            f"{path}: not a whole safetensors file ({reason(error)}); copy or download it again"
         ) from error
     _check_names(path)
     if odd := [name for name, tensor in tensors.items() if tensor.is_complex()]:
-        raise UserError(f"{shown(path)}: {shown(odd[0])} holds complex numbers; the file is nothing of b4m's")
+        raise UserError(f"{path}: {odd[0]} holds complex numbers; the file is nothing of b4m's")
     return tensors, metadata
 
 
@@ -145,11 +139,11 @@ def _check_sizes(path: Path) -> None:
         with path.open("rb") as file:
             header = int.from_bytes(file.read(8), "little")
     except OSError as error:
-        raise UserError(f"{shown(path)}: cannot be read ({reason(error)}); check its permissions") from error
+        raise UserError(f"{path}: cannot be read ({reason(error)}); check its permissions") from error
     for what, found, limit in (("it", size, MAX_BYTES), ("its header", min(header, size), MAX_HEADER)):
         if found > limit:
             raise UserError(
-                f"{shown(path)}: {what} has {found:,} bytes, {limit:,} are allowed; give a LoRA or concept file"
+                f"{path}: {what} has {found:,} bytes, {limit:,} are allowed; give a LoRA or concept file"
             )
 
 
@@ -162,7 +156,7 @@ def _check_names(path: Path) -> None:
         names = [name for name, _ in pairs]
         if len(set(names)) < len(names):
             double = next(name for name in names if names.count(name) > 1)
-            raise UserError(f"{shown(path)}: two entries named {shown(double)}; get the file from elsewhere")
+            raise UserError(f"{path}: two entries named {double}; get the file from elsewhere")
         return dict(pairs)
 
     json.loads(text, object_pairs_hook=once)

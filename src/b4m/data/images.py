@@ -19,7 +19,8 @@ from PIL import Image, ImageOps
 from torch import Tensor
 
 from ..core.errors import UserError
-from ..core.storage import reason, shown
+from ..core.storage import reason
+from ..core.where import locate
 
 FORMATS = ("JPEG", "PNG", "WEBP")  # all that Pillow may try: its rarer decoders are its weak ones
 SUFFIXES = (".jpg", ".jpeg", ".png", ".webp")
@@ -52,7 +53,7 @@ def load_folder(folder: Path | str, size: int, fit: str = "crop") -> list[Pictur
     """
     if size < 1 or fit not in FITS:
         raise UserError(f"pictures of size {size} with fit {fit!r}: expected 1 or more, and one of {FITS}")
-    folder = Path(folder)
+    folder = Path(locate(str(folder)))
     files = picture_files(folder)
     captions = _read_metadata((folder if folder.is_dir() else folder.parent) / "metadata.jsonl")
     return [_load(path, _caption(path, captions), size, fit) for path in files]
@@ -60,7 +61,7 @@ def load_folder(folder: Path | str, size: int, fit: str = "crop") -> list[Pictur
 
 def open_pictures(path: Path | str) -> list[Image.Image]:
     """The upright RGB pictures of a folder, sorted by name, or of one file; uncut. Raises UserError."""
-    return [_decode(file, _read(file)) for file in picture_files(Path(path))]
+    return [_decode(file, _read(file)) for file in picture_files(Path(locate(str(path))))]
 
 
 def picture_files(folder: Path) -> list[Path]:
@@ -70,20 +71,20 @@ def picture_files(folder: Path) -> list[Path]:
             folder.stat()  # raises for a missing path and for a link to nowhere
             if folder.suffix.lower() not in SUFFIXES:
                 raise UserError(
-                    f"{shown(folder)}: not a JPEG, PNG or WebP picture by its name; give one, or a folder"
+                    f"{folder}: not a JPEG, PNG or WebP picture by its name; give one, or a folder"
                 )
             return [folder]
         names = sorted(entry.name for entry in folder.iterdir())
     except (OSError, ValueError) as error:  # ValueError: a name that no file can have
         raise UserError(
-            f"{shown(folder)}: cannot be opened ({reason(error)}); give a folder of pictures or one picture"
+            f"{folder}: cannot be opened ({reason(error)}); give a folder of pictures or one picture"
         ) from error
     visible = [folder / name for name in names if not name.startswith(".")]
     files = [path for path in visible if path.suffix.lower() in SUFFIXES and not path.is_dir()]
     if not files:
         seen = ", ".join(path.name for path in visible[:3]) or "nothing"
         raise UserError(
-            f"{shown(folder)}: no picture in this folder (found {shown(seen)}); "
+            f"{folder}: no picture in this folder (found {seen}); "
             f"put JPEG, PNG or WebP files ({' '.join(SUFFIXES)}) directly into it"
         )
     return files
@@ -107,20 +108,20 @@ def _load(path: Path, caption: str | None, size: int, fit: str) -> Picture:
 def _read(path: Path) -> bytes:
     """The file's bytes, read once so that hash and pixels belong to the same content."""
     if not path.is_file():  # opening a pipe would wait for ever
-        raise UserError(f"{shown(path)}: a broken link or not a regular file; remove it or repair the link")
+        raise UserError(f"{path}: a broken link or not a regular file; remove it or repair the link")
     _check_bytes(path, MAX_BYTES)
     try:
         data = path.read_bytes()
     except OSError as error:
-        raise UserError(f"{shown(path)}: cannot be read ({reason(error)}); check its permissions") from error
+        raise UserError(f"{path}: cannot be read ({reason(error)}); check its permissions") from error
     if not data:
-        raise UserError(f"{shown(path)}: the file is empty (0 bytes); copy it again or remove it")
+        raise UserError(f"{path}: the file is empty (0 bytes); copy it again or remove it")
     return data
 
 
 def _check_bytes(path: Path, limit: int) -> None:
     if (size := path.stat().st_size) > limit:
-        raise UserError(f"{shown(path)}: {size:,} bytes, {limit:,} are allowed; is this the right file?")
+        raise UserError(f"{path}: {size:,} bytes, {limit:,} are allowed; is this the right file?")
 
 
 def _decode(path: Path, data: bytes) -> Image.Image:
@@ -133,22 +134,22 @@ def _decode(path: Path, data: bytes) -> Image.Image:
             if width * height <= MAX_PIXELS and max(width, height) <= MAX_SIDE:
                 # A telephone's JPEG may carry a depth map or a second view (MPO): frame 1 is the photograph.
                 if getattr(image, "n_frames", 1) > 1 and image.format != "MPO":
-                    raise UserError(f"{shown(path)}: an animation; save the frame you want as a PNG or JPEG")
+                    raise UserError(f"{path}: an animation; save the frame you want as a PNG or JPEG")
                 image.load()
                 return _to_rgb(ImageOps.exif_transpose(image))
     except UserError:
         raise
     except Image.UnidentifiedImageError as error:
         raise UserError(
-            f"{shown(path)}: not a JPEG, PNG or WebP picture, whatever its name says; convert it or remove it"
+            f"{path}: not a JPEG, PNG or WebP picture, whatever its name says; convert it or remove it"
         ) from error
     except Image.DecompressionBombError as error:
-        raise UserError(f"{shown(path)}: {_too_large()}") from error
+        raise UserError(f"{path}: {_too_large()}") from error
     except Exception as error:  # a decoder fed with damaged bytes may raise anything at all
         raise UserError(
-            f"{shown(path)}: damaged or cut off ({reason(error)}); copy it again, or open and re-save it"
+            f"{path}: damaged or cut off ({reason(error)}); copy it again, or open and re-save it"
         ) from error
-    raise UserError(f"{shown(path)}: {width} x {height} pixels; {_too_large()}")
+    raise UserError(f"{path}: {width} x {height} pixels; {_too_large()}")
 
 
 def _too_large() -> str:
@@ -208,12 +209,12 @@ def _read_metadata(path: Path) -> dict[str, str]:
     for number, line in enumerate(_read_text(path, MAX_METADATA).split("\n"), start=1):
         if not line.strip():
             continue
-        where = f"{shown(path)}, line {number}"
+        where = f"{path}, line {number}"
         name, text = _metadata_line(where, line)
         if name not in present:
-            raise UserError(f"{where}: {shown(name)} is not in this folder; correct or remove the line")
+            raise UserError(f"{where}: {name} is not in this folder; correct or remove the line")
         if name in captions:
-            raise UserError(f"{where}: a second entry for {shown(name)}; keep one")
+            raise UserError(f"{where}: a second entry for {name}; keep one")
         captions[name] = text
     return {name: caption for name, text in captions.items() if (caption := _one_line(text)) is not None}
 
@@ -240,7 +241,7 @@ def _read_text(path: Path, limit: int) -> str:
         return path.read_text(encoding="utf-8-sig")  # with or without the mark that Windows editors put first
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(
-            f"{shown(path)}: cannot be read as UTF-8 text ({reason(error)}); save it as UTF-8"
+            f"{path}: cannot be read as UTF-8 text ({reason(error)}); save it as UTF-8"
         ) from error
 
 

@@ -5,6 +5,7 @@ from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib.metadata import PackageNotFoundError, version
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -14,12 +15,14 @@ from torch import Tensor
 from tqdm import tqdm
 
 from ..core.errors import UserError
-from ..core.storage import shown
+from ..core.where import locate
 from ..data.images import open_pictures
+from ..files.lora import triggers
+from ..files.opening import open_any
 from ..sampling.attach import attach
 from ..sampling.sample import SAMPLES_AT_ONCE, drawn_with, open_for, sample_with, save_png
 from .extractors import Extractor, load_extractor
-from .manifest import ASPECTS, Shot, read_manifest, write_manifest
+from .manifest import ASPECTS, Shot, in_plain_words, read_manifest, write_manifest
 from .metrics import alignment, diversity
 from .report import check_baseline, figure_class, summarise, write_results
 from .settings import EvaluateConfig
@@ -135,7 +138,7 @@ def _check_labels(shot: Shot, judges: Mapping[str, Extractor]) -> None:
         for name in (*asked, *shot.leaks.get(aspect, ())):
             if name not in judge.labels:
                 raise UserError(
-                    f"{shown(shot.file)}: {aspect} {name!r} is no class of the judge {judge.name}; "
+                    f"{shot.file}: {aspect} {name!r} is no class of the judge {judge.name}; "
                     f"it knows {', '.join(judge.labels)}"
                 )
 
@@ -200,30 +203,51 @@ def evaluate(config: EvaluateConfig) -> dict[str, Any]:
 
 
 def planned(config: EvaluateConfig) -> list[Shot]:
-    """The pictures that `draw` makes of a concept pair or a LoRA file: every prompt with every seed."""
+    """The pictures that `draw` makes of a concept pair or a LoRA file: every prompt with every seed.
+
+    Raises UserError: files that cannot be read, prompts that differ in trigger words only.
+    """
     folder = Path(config.output_dir).absolute() / "pictures"
-    content, style = Path(config.content_dir).absolute(), Path(config.style_dir).absolute()
+    content, style = (Path(locate(str(name))).absolute() for name in (config.content_dir, config.style_dir))
+    words = _triggers(config)
+    plain = [in_plain_words(prompt, words) for prompt in config.prompts]
+    if len(set(plain)) < len(plain):
+        raise UserError(
+            f"--prompts: two are the same without {', '.join(words)}; scores could not tell them apart"
+        )
     return [
         Shot(folder / f"{index:03d}_seed{seed}.png", prompt, seed, content.stem, style.stem, content, style)
-        for index, prompt in enumerate(config.prompts)
+        for index, prompt in enumerate(plain)
         for seed in config.seeds
     ]
 
 
+def _triggers(config: EvaluateConfig) -> list[str]:
+    """The trigger words that the files name. A phrase of several words, from elsewhere, holds plain ones: it stays."""
+    files = [path for path in (config.content_file, config.style_file, config.lora_file) if path]
+    phrases = [phrase for path in files for phrase in triggers(open_any(path).metadata)]
+    words = [word.strip() for phrase in phrases for word in phrase.split(",")]
+    return [word for word in words if word and " " not in word]
+
+
 def draw(config: EvaluateConfig, shots: Sequence[Shot]) -> None:
-    """Draw those of `shots` that are not there yet, whole and with these settings; then the manifest beside them."""
+    """Draw those of `shots` (`planned`) that are not there, whole and so made; then the manifest beside them."""
     settings = _drawn_with(config)
-    missing = [shot for shot in shots if not _is_drawn(shot, settings)]
+    asked = [
+        (shot.file, prompt, seed)
+        for shot, (prompt, seed) in zip(shots, product(config.prompts, config.seeds), strict=True)
+    ]
+    missing = [each for each in asked if not _is_drawn(*each, settings)]
     if missing:
         backbone = open_for(config)
         attach(backbone, config.content_file, config.style_file, config.lora_file)
         bar = tqdm(total=len(shots), initial=len(shots) - len(missing), desc="drawing")
         for start in range(0, len(missing), SAMPLES_AT_ONCE):
             some = missing[start : start + SAMPLES_AT_ONCE]
-            prompts, seeds = [shot.prompt for shot in some], [shot.seed for shot in some]
+            _, prompts, seeds = zip(*some, strict=True)
             pictures = sample_with(backbone, config, prompts, seeds)
-            for shot, picture in zip(some, pictures, strict=True):
-                save_png(shot.file, picture, _facts(shot, settings))
+            for (file, prompt, seed), picture in zip(some, pictures, strict=True):
+                save_png(file, picture, _facts(prompt, seed, settings))
             bar.update(len(some))
         bar.close()
     write_manifest(shots[0].file.parent, shots)
@@ -239,20 +263,20 @@ def _drawn_with(config: EvaluateConfig) -> dict[str, str]:
                     settings[f"{name}_sha256"] = hashlib.file_digest(file, "sha256").hexdigest()
             except OSError as error:
                 raise UserError(
-                    f"{shown(settings[name])}: cannot be read ({error.strerror}); give a file"
+                    f"{settings[name]}: cannot be read ({error.strerror}); give a file"
                 ) from error
     return settings
 
 
-def _facts(shot: Shot, settings: Mapping[str, str]) -> dict[str, str]:
-    return {"prompt": shot.prompt, "seed": str(shot.seed), **settings}
+def _facts(prompt: str, seed: int, settings: Mapping[str, str]) -> dict[str, str]:
+    return {"prompt": prompt, "seed": str(seed), **settings}
 
 
-def _is_drawn(shot: Shot, settings: Mapping[str, str]) -> bool:
+def _is_drawn(file: Path, prompt: str, seed: int, settings: Mapping[str, str]) -> bool:
     """Whether the picture is there, whole, and says that it was drawn like this."""
     try:
-        with Image.open(shot.file, formats=["PNG"]) as picture:
+        with Image.open(file, formats=["PNG"]) as picture:
             picture.load()
-            return picture.text == _facts(shot, settings)
+            return getattr(picture, "text", None) == _facts(prompt, seed, settings)
     except Exception:  # absent, cut off, or no picture: in each case it is drawn again
         return False

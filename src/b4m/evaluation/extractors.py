@@ -4,7 +4,6 @@ Apart from the arithmetic (`metrics`). Safetensors only, no code that comes with
 """
 
 import hashlib
-import json
 import uuid
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -18,8 +17,8 @@ from PIL import Image
 from torch import Tensor, nn
 
 from ..core.errors import UserError
-from ..core.storage import fingerprint, read_tensors, reason, shown, write_tensors
-from ..data.preprocess import read_preprocess
+from ..core.storage import fingerprint, read_tensors, reason, write_tensors
+from ..core.where import locate
 
 OPEN_CLIP = "open_clip:"
 BATCH = 32  # pictures or texts at a time
@@ -128,7 +127,7 @@ def load_extractor(
     Raises UserError: not there, not loadable, weights missing, a model of another kind, no open_clip.
     """
     load = _open_clip if spec.startswith(OPEN_CLIP) else _transformers
-    model = load(spec, torch.device(device))
+    model = load(locate(spec), torch.device(device))
     model.network.requires_grad_(False).eval()
     return Extractor(spec, model, device, cache)
 
@@ -137,7 +136,7 @@ def _transformers(spec: str, device: torch.device) -> Model:
     # Here, because reading their modules takes seconds that a table of known features need not wait for.
     from transformers import AutoConfig, AutoModel, AutoModelForImageClassification
 
-    where = f"extractor {shown(spec)}"
+    where = f"extractor {spec}"
     if not Path(spec).is_dir() and (spec.startswith(("/", ".", "~")) or spec.count("/") != 1):
         raise UserError(
             f"{where}: no such folder; give a folder, a Hugging Face name (owner/name) or open_clip:..."
@@ -161,10 +160,8 @@ def _transformers(spec: str, device: torch.device) -> Model:
             f"{where}: a {type(network).__name__} reads no pictures; give a vision or a CLIP model"
         )
     network.to(device).eval()
-    values = _preprocessor_config(where, spec)
-    common = dict(
-        network=network, prepare=read_preprocess(where, values), settings=json.dumps(values, sort_keys=True)
-    )
+    prepare, settings = _preprocessor(where, spec)
+    common = dict(network=network, prepare=prepare, settings=settings)
     if both:
         texts = _text_tower(where, spec, network, device)
         return Model(images=lambda x: _pooled(where, network.get_image_features(x)), texts=texts, **common)
@@ -186,21 +183,28 @@ def _pooled(where: str, output: Any) -> Tensor:
     return pooled.flatten(1)
 
 
-def _preprocessor_config(where: str, spec: str) -> dict[str, Any]:
-    from transformers.utils import cached_file
+def _preprocessor(where: str, spec: str) -> tuple[Callable[[Image.Image], Tensor], str]:
+    """A picture -> the model's pixels (3, H, W), by its own processor without torchvision; and its settings."""
+    from transformers import AutoImageProcessor
+
+    def prepare(picture: Image.Image) -> Tensor:
+        return processor(picture.convert("RGB"), return_tensors="pt")["pixel_values"][0].float()
 
     try:
-        values = json.loads(Path(cached_file(spec, "preprocessor_config.json")).read_text(encoding="utf-8"))
+        processor = AutoImageProcessor.from_pretrained(spec, backend="pil", trust_remote_code=False)
+        shapes = {prepare(Image.new("RGB", size)).shape for size in ((8, 8), (16, 8))}
     except Exception as error:  # as above
-        raise UserError(f"{where}: its preprocessor_config.json cannot be read: {reason(error)}") from error
-    if not isinstance(values, dict):
-        raise UserError(f"{where}: its preprocessor_config.json is no list of settings; get the file again")
-    return values
+        raise UserError(
+            f"{where}: its preprocessor_config.json cannot be followed: {reason(error)}"
+        ) from error
+    if len(shapes) > 1:
+        raise UserError(
+            f"{where}: its preprocessor_config.json leaves pictures in many sizes; let it crop them"
+        )
+    return prepare, processor.to_json_string()
 
 
-def _text_tower(
-    where: str, spec: str, network: nn.Module, device: torch.device
-) -> Callable[[list[str]], Tensor]:
+def _text_tower(where: str, spec: str, network: Any, device: torch.device) -> Callable[[list[str]], Tensor]:
     from transformers import AutoTokenizer
 
     try:
@@ -222,7 +226,7 @@ def _text_tower(
 
 
 def _open_clip(spec: str, device: torch.device) -> Model:
-    where = f"extractor {shown(spec)}"
+    where = f"extractor {spec}"
     parts = spec.removeprefix(OPEN_CLIP).split(":", 1)  # a path may hold further colons
     if len(parts) != 2 or not all(parts):
         raise UserError(

@@ -117,8 +117,8 @@ def _open(files: Sequence[str], base_model: str | None) -> tuple[str, BasisSpec 
     """What the files are, their basis (None where a LoRA names none), and W_up and W_down of every layer."""
     opened = [open_any(file) for file in files]
     first = opened[0]
-    if all(each.concept for each in opened):
-        concepts = [each.concept for each in opened]
+    concepts = [each.concept for each in opened if each.concept]
+    if len(concepts) == len(opened):
         if len(concepts) == 2:
             check_pair(*concepts)
         kind = "pair" if len(concepts) == 2 else first.kind
@@ -129,7 +129,9 @@ def _open(files: Sequence[str], base_model: str | None) -> tuple[str, BasisSpec 
             f"{odd.where}: not a concept file, as --style-file goes with a content file; leave --style-file out"
         )
     if not first.layers:
-        raise UserError(f"{first.where}: a file of the method {first.method}; only concepts and LoRAs have blocks")
+        raise UserError(
+            f"{first.where}: a file of the method {first.method}; only concepts and LoRAs have blocks"
+        )
     if first.spec is not None:
         split_lora(first.layers, first.spec)  # refuses frozen blocks that are not those of the basis
     return first.kind, first.spec, first.layers

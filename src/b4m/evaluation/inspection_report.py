@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from ..core.storage import shown
+from ..core.errors import printable
 
 BLOCKS = {"dW": "", "frozen": "A C", "style": "A D", "content": "B C", "interaction": "B D"}
 ROWS = 64  # of the picture; above that, the layers of one kind in one block of the UNet share a row
@@ -125,7 +125,7 @@ def draw(report: Mapping[str, Any]) -> Any:
     _draw_norms(figure, axes[0], rows)
     for axis, (key, colours) in zip(axes[1:], panels.items(), strict=True):
         _draw_values(axis, rows, key, colours)
-    files = " + ".join(shown(Path(file).name) for file in report["files"])
+    files = " + ".join(printable(Path(file).name) for file in report["files"])
     title = f"{report['type']}, {len(report['layers'])} layers: {files}"
     figure.suptitle(title, fontsize=10, parse_math=False)
     return figure
@@ -149,7 +149,8 @@ def _draw_norms(figure: Any, axis: Any, rows: Rows) -> None:
     norms = np.array([list(mean["norm"].values()) for mean in means])
     top = norms.max() or 1.0
     least = norms[norms > 0].min(initial=top)
-    scale = LogNorm(np.clip(least, top / 1000, top / 10), top, clip=True)
+    low = np.clip(least, top / 1000, top / 10)
+    scale = LogNorm(low, top, clip=True)
     mesh = axis.imshow(np.ma.masked_equal(norms, 0), norm=scale, cmap="viridis", aspect="auto")
     for (y, x), value in np.ndenumerate(norms):
         text = f"{value:.2g}" if names[x] == "dW" else _percent(means[y]["share"][names[x]])
@@ -161,7 +162,7 @@ def _draw_norms(figure: Any, axis: Any, rows: Rows) -> None:
     for y in range(1, len(rows)):
         if rows[y][0] != rows[y - 1][0]:
             axis.axhline(y - 0.5, color="white", linewidth=3)
-    ticks = np.geomspace(scale.vmin, scale.vmax, 3)  # a decade may lie between two of its own marks
+    ticks = np.geomspace(low, top, 3)  # a decade may lie between two of its own marks
     bar = figure.colorbar(mesh, ax=axis, location="bottom", aspect=40, pad=0.01, ticks=ticks, format="%.2g")
     bar.minorticks_off()
     bar.set_label("norm; written: |dW|, blocks' shares of |dW|²", fontsize=7.5)

@@ -1,13 +1,14 @@
 """Which pictures are scored: manifest.jsonl, one line per picture with its prompt, seed, pair and ground truth."""
 
 import json
-from collections.abc import Mapping, Sequence
+import re
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from ..core.errors import UserError
-from ..core.storage import reason, shown, write_text
+from ..core.storage import reason, write_text
 
 NAME = "manifest.jsonl"
 ASPECTS = ("content", "style", "background", "colour")  # what judges may be asked for
@@ -26,7 +27,7 @@ class Shot:
     """
 
     file: Path
-    prompt: str
+    prompt: str  # in plain words, as it is scored
     seed: int
     content: str
     style: str
@@ -42,6 +43,14 @@ class Shot:
         return self.content, self.style
 
 
+def in_plain_words(prompt: str, triggers: Iterable[str]) -> str:
+    """The prompt without trigger words, as it is scored: no extractor knows one. One of nothing else stays as it is."""
+    plain = prompt
+    for word in triggers:
+        plain = re.sub(rf"(?<!\w){re.escape(word)}(?!\w)\s*", "", plain)
+    return plain.strip() or prompt
+
+
 def read_manifest(folder: Path | str) -> list[Shot]:
     """The pictures listed in a folder's manifest.jsonl, in its order; its paths count from that folder.
 
@@ -54,14 +63,14 @@ def read_manifest(folder: Path | str) -> list[Shot]:
         lines = path.read_text(encoding="utf-8-sig").split("\n")
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(
-            f"{shown(path)}: cannot be read ({reason(error)}); write one line per picture, like {EXAMPLE}"
+            f"{path}: cannot be read ({reason(error)}); write one line per picture, like {EXAMPLE}"
         ) from error
     shots: list[Shot] = []
     seen: dict[tuple, int] = {}
     for number, line in enumerate(lines, start=1):
         if not line.strip():
             continue
-        where = f"{shown(path)}, line {number}"
+        where = f"{path}, line {number}"
         shot = _shot(where, folder, line)
         key = (shot.row, shot.pair, shot.prompt, shot.seed, shot.training_seed)
         if key in seen:
@@ -71,7 +80,7 @@ def read_manifest(folder: Path | str) -> list[Shot]:
         seen[key] = number
         shots.append(shot)
     if not shots:
-        raise UserError(f"{shown(path)}: lists no picture; write one line per picture, like {EXAMPLE}")
+        raise UserError(f"{path}: lists no picture; write one line per picture, like {EXAMPLE}")
     return shots
 
 
@@ -93,11 +102,10 @@ def _shot(where: str, folder: Path, line: str) -> Shot:
     paths = {name: folder / entry[name] for name in PATHS}
     for name, path in paths.items():
         if not (path.is_file() if name == "file" else path.exists()):
-            raise UserError(
-                f"{where}: {name} {shown(path)} does not exist; paths count from the manifest's folder"
-            )
+            raise UserError(f"{where}: {name} {path} does not exist; paths count from the manifest's folder")
     leaks = {aspect: tuple(names) for aspect, names in entry.get("leaks", {}).items()}
-    return Shot(**{**entry, **paths, "leaks": leaks})
+    given: dict[str, Any] = {**entry, **paths, "leaks": leaks}
+    return Shot(**given)
 
 
 def _text(value: Any) -> bool:

@@ -6,6 +6,7 @@ from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from math import ceil, isnan
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 from PIL import Image, ImageOps
@@ -15,7 +16,7 @@ from ..core.storage import reason, write_atomic, write_text
 from ..data.images import open_pictures
 from ..sampling.grid import grid
 from .manifest import Shot
-from .metrics import Interval, interval, paired_interval
+from .metrics import crossed_interval
 
 ALIGNMENTS = {  # score: its title
     "content": "content alignment",
@@ -45,7 +46,7 @@ MAX_PAIRS, MAX_ROWS = 24, 12  # of the sheet
 
 def summarise(records: Sequence[Record], baseline: str | None = None) -> dict[str, Any]:
     """Per row and score: the mean over the pictures of each pair and training seed, over its training seeds,
-    then `metrics.interval` over pairs; against `baseline` the same of paired differences.
+    then `metrics.crossed_interval` over contents and styles; against `baseline` the same of paired differences.
 
     A picture's counterpart has the same pair, prompt, seed and training seed; where one side has no training seed
     (a base model), it stands beside each of the other's. Ends of an interval are None with a single pair.
@@ -65,13 +66,26 @@ def summarise(records: Sequence[Record], baseline: str | None = None) -> dict[st
             "scores": {},
         }
         for score in SCORES:
-            values = [(record, (record[score],)) for record in mine if record.get(score) is not None]
-            if values:
-                (means,) = _over_pairs(values)
-                entry["scores"][score] = _plain(interval(means), len(means), len(values))
+            if values := _scored(mine, score):
+                entry["scores"][score] = _over_pairs(values)
         if baseline is not None and row != baseline:
             entry["against_baseline"] = _differences(mine, rows[baseline])
     return summary
+
+
+def by_pair(records: Sequence[Record]) -> list[dict[str, Any]]:
+    """A record per row and pair with the means that `summarise` sums up: all that its intervals are made of."""
+    cells: dict[tuple, list[Record]] = defaultdict(list)
+    for record in records:
+        cells[record["row"], *_pair(record)].append(record)
+    return [
+        {
+            **dict(zip(("row", "content_name", "style_name"), cell, strict=True)),
+            "pictures": len(mine),
+            **{score: _pair_means(values)[cell[1:]] for score in SCORES if (values := _scored(mine, score))},
+        }
+        for cell, mine in cells.items()
+    ]
 
 
 def check_baseline(rows: Iterable[str], baseline: str | None) -> None:
@@ -80,22 +94,27 @@ def check_baseline(rows: Iterable[str], baseline: str | None) -> None:
         raise UserError(f"baseline {baseline!r} is no row of these pictures; choose one of {', '.join(rows)}")
 
 
+def _scored(records: Sequence[Record], score: str) -> list[tuple[Record, float]]:
+    return [(record, record[score]) for record in records if record.get(score) is not None]
+
+
 def _pair(record: Record) -> tuple[str, str]:
     return record["content_name"], record["style_name"]
 
 
-def _over_pairs(values: list[tuple[Record, tuple[float, ...]]]) -> list[list[float]]:
-    """One list per column of the values: its mean for every pair, over training seeds of means over pictures."""
-    cells: dict[tuple, dict[Any, list[tuple[float, ...]]]] = defaultdict(lambda: defaultdict(list))
-    for record, columns in values:
-        cells[_pair(record)][record.get("training_seed")].append(columns)
+def _pair_means(values: Sequence[tuple[Record, float]]) -> dict[tuple[str, str], float]:
+    """Each pair's mean over training seeds of the means over images."""
+    cells: dict[tuple[str, str], dict[Any, list[float]]] = defaultdict(lambda: defaultdict(list))
+    for record, value in values:
+        cells[_pair(record)][record.get("training_seed")].append(value)
+    return {pair: fmean(map(fmean, seeds.values())) for pair, seeds in cells.items()}
 
-    def mean(rows: Iterable[Sequence[float]]) -> list[float]:
-        columns = list(zip(*rows, strict=True))
-        return [sum(column) / len(column) for column in columns]
 
-    per_pair = [mean(mean(pictures) for pictures in seeds.values()) for seeds in cells.values()]
-    return [list(column) for column in zip(*per_pair, strict=True)]
+def _over_pairs(values: Sequence[tuple[Record, float]]) -> dict[str, Any]:
+    means = _pair_means(values)
+    found = crossed_interval(means)._asdict()
+    numbers = {name: None if isnan(value) else value for name, value in found.items()}
+    return {**numbers, "pairs": len(means), "pictures": len(values)}
 
 
 def _differences(mine: Sequence[Record], theirs: Sequence[Record]) -> dict[str, dict[str, Any]]:
@@ -115,10 +134,9 @@ def _differences(mine: Sequence[Record], theirs: Sequence[Record]) -> dict[str, 
                 else [by_seed[key] for key in (seed, None) if key in by_seed][:1]
             )
             if record.get(score) is not None and same:
-                values.append((record, (record[score], sum(same) / len(same))))
+                values.append((record, record[score] - fmean(same)))
         if values:
-            ours, base = _over_pairs(values)
-            found[score] = _plain(paired_interval(ours, base), len(ours), len(values))
+            found[score] = _over_pairs(values)
     return found
 
 
@@ -126,15 +144,10 @@ def _drawn(record: Record) -> tuple:
     return _pair(record), record["prompt_text"], record["seed"]
 
 
-def _plain(found: Interval, pairs: int, pictures: int) -> dict[str, Any]:
-    numbers = {name: None if isnan(value) else value for name, value in found._asdict().items()}
-    return {**numbers, "pairs": pairs, "pictures": pictures}
-
-
 def tables(summary: Mapping[str, Any]) -> str:
     """The summary as Markdown: alignments, shares of pictures where judges spoke, differences from the baseline."""
     rows, baseline = summary["rows"], summary["baseline"]
-    parts = ["Mean over pairs [95 % bootstrap interval over pairs].\n"]
+    parts = ["Mean over pairs [95 % interval by a bootstrap over contents and styles].\n"]
     for scores in (ALIGNMENTS, SHARES):
         parts.append(_table(rows, scores, "scores"))
     compared = {row: entry for row, entry in rows.items() if "against_baseline" in entry}
@@ -177,7 +190,8 @@ def write_results(
     shots: Sequence[Shot],
     provenance: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
-    """Write results.json, results.md, pictures.csv, sheet.webp and plot.png; what results.json holds comes back.
+    """Write results.json, results.md, pairs.csv, pictures.csv, sheet.webp and plot.png; what results.json holds comes
+    back.
 
     Each file is written atomically. Raises UserError: the disk refuses, no matplotlib (checked last, so that the
     numbers are safe).
@@ -187,6 +201,7 @@ def write_results(
     text = json.dumps(results, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
     write_text(folder / "results.json", text)
     write_text(folder / "results.md", tables(summary))
+    write_atomic(folder / "pairs.csv", lambda path: _write_csv(path, by_pair(records)))
     write_atomic(folder / "pictures.csv", lambda path: _write_csv(path, records))
     picture = sheet(shots)
     write_atomic(folder / "sheet.webp", lambda path: picture.save(path, "WEBP", quality=80))
@@ -245,7 +260,7 @@ def figure_class() -> type:
     try:
         from matplotlib.figure import Figure
     except ImportError as error:
-        raise UserError(f'the plot needs matplotlib ({reason(error)}): pip install "b4m[eval]"') from error
+        raise UserError(f"the plot needs matplotlib ({reason(error)}): pip install matplotlib") from error
     return Figure
 
 

@@ -14,11 +14,15 @@ class EvaluateConfig(DrawnWith):
 
     preset_rows = ("evaluate",)  # over those of drawing
 
-    pictures: InputPath | None = setting("folder of pictures with a manifest.jsonl; nothing is drawn then", None)
+    pictures: InputPath | None = setting(
+        "folder of pictures with a manifest.jsonl; nothing is drawn then", None
+    )
     output_dir: OutputPath = setting(
         "folder for tables, plot, sheet, cached features and drawn pictures", "outputs/evaluation"
     )
-    content_dir: InputPath | None = setting("pictures of the content to compare with: a folder or one file", None)
+    content_dir: InputPath | None = setting(
+        "pictures of the content to compare with: a folder or one file", None
+    )
     style_dir: InputPath | None = setting("pictures of the style to compare with: a folder or one file", None)
     prompts: tuple[str, ...] = setting("what to draw, one or more prompts", ())
     seeds: tuple[int, ...] = setting(

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from ..core.errors import UserError
-from ..core.storage import check_floats, fingerprint, read_tensors, shown, write_tensors
+from ..core.storage import check_floats, fingerprint, read_tensors, write_tensors
 from ..maths.plp import FACTORS, BasisSpec
 from .lora import read_spec, spec_metadata
 
@@ -37,7 +37,7 @@ def save_concept(path: Path | str, concept: Concept) -> None:
     """Write a concept file, atomically. Raises UserError for wrong shapes and values not finite."""
     if clash := sorted(set(concept.metadata) & set(_OWN)):
         raise ValueError(f"metadata may not use the names {clash}")
-    _check(shown(path), concept)
+    _check(str(path), concept)
     half = FACTORS[concept.kind]
     tensors = {f"{layer}.{half}": tensor for layer, tensor in concept.tensors.items()}
     metadata = {
@@ -53,7 +53,7 @@ def save_concept(path: Path | str, concept: Concept) -> None:
 
 def load_concept(path: Path | str) -> Concept:
     """Read and verify a concept file. Raises UserError for anything that is not one, whole and unchanged."""
-    return read_concept(shown(path), *read_tensors(path))
+    return read_concept(str(path), *read_tensors(path))
 
 
 def read_concept(where: str, tensors: Mapping[str, Tensor], header: Mapping[str, str]) -> Concept:

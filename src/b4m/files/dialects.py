@@ -104,11 +104,11 @@ def _to_original(layer: str, depth: int) -> str | None:
     found = _LAYER.fullmatch(layer)
     if found is None:
         return None
-    slot, name = int(found["slot"]), "middle_block"
+    slot, slots, name = int(found["slot"]), 1, "middle_block"
     if found["side"] is not None:
         theirs, first, beyond = _SIDES[found["side"]]
-        name = f"{theirs}_blocks_{first + int(found['block']) * (depth + 1) + slot}"
-    if slot >= (1 if found["side"] is None else depth + beyond):
+        slots, name = depth + beyond, f"{theirs}_blocks_{first + int(found['block']) * (depth + 1) + slot}"
+    if slot >= slots:
         return None
     return f"{_KOHYA}{name}_1_{found['unit'].replace('.', '_')}"
 
@@ -159,7 +159,7 @@ DIALECTS = {
         alpha=True,
     ),
     "kohya-original": Dialect(
-        "kohya, A1111 and ComfyUI, with the original SDXL block names",
+        "kohya, A1111 and ComfyUI, with the block names of the original implementation",
         ".lora_down.weight",
         ".lora_up.weight",
         _to_original,

@@ -4,21 +4,23 @@ import shutil
 import uuid
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
+from diffusers import ModelMixin
 from safetensors import SafetensorError
 from safetensors.torch import save_file
-from torch import Tensor, nn
+from torch import Tensor
 
 from ..backbones.latent_diffusion import check_base
 from ..backbones.protocol import Backbone
 from ..backbones.registry import family_of
 from ..core.errors import UserError
-from ..core.storage import PARTIAL, reason, shown, sync
+from ..core.storage import PARTIAL, reason, sync
 from ..maths.plp import FACTORS, BasisSpec, basis, compose, start
 from .concept import Concept, check_pair, load_concept, save_concept
 from .dialects import DIALECTS
-from .lora import DEPTH, Layers, check_layers, header, save_lora, spec_metadata, stamp
+from .lora import DEPTH, Layers, check_layers, header, save_lora, spec_metadata
 from .lora import split_lora as split_factors
 from .opening import Opened, open_role
 from .settings import ExportConfig, SplitConfig
@@ -32,14 +34,15 @@ def export(config: ExportConfig) -> Path:
     files = {role: open_role(path, role) for role, path in given.items() if path}
     numbered = DIALECTS[config.dialect].numbered
     reads_base = "lora" not in files or config.merge or numbered
-    family = family_of(config.base_model) if reads_base else None
-    denoiser = family.empty_denoiser(config.base_model) if family else None
+    family: Any = family_of(config.base_model) if reads_base else None
+    denoiser: Any = family.empty_denoiser(config.base_model) if family else None
     if "lora" in files:
         layers, metadata = _of_lora(config, files["lora"])
     else:
-        layers, metadata = _of_concepts(config, files, family, denoiser)
+        layers, metadata = _of_concepts(config, files, denoiser)
     if denoiser is not None:
         check_layers(next(iter(files.values())).where, layers, denoiser, config.base_model)
+        metadata = {**family.stamp(denoiser, family.read_prediction_type(config.base_model)), **metadata}
     if config.merge:
         return _merge(config, family, layers, metadata)
     if numbered:
@@ -49,12 +52,12 @@ def export(config: ExportConfig) -> Path:
 
 
 def _of_concepts(
-    config: ExportConfig, files: Mapping[str, Opened], family: type[Backbone], denoiser: nn.Module
+    config: ExportConfig, files: Mapping[str, Opened], denoiser: ModelMixin
 ) -> tuple[Layers, dict[str, str]]:
     concepts = {}
     for role, opened in files.items():
-        if opened.concept is None or opened.kind != role:
-            raise UserError(f"{opened.where}: holds a {opened.kind}, and was given as the {role} file")
+        if opened.concept is None:
+            raise UserError(f"{opened.where}: a file of the method {opened.method}, which is no concept to export")
         concepts[role] = opened.concept
     if len(concepts) == 2:
         check_pair(concepts["content"], concepts["style"])
@@ -71,7 +74,7 @@ def _of_concepts(
         for key, value in concept.metadata.items()
     }
     own = {**spec_metadata(first.spec), "b4m.layers": first.layers, "b4m.unet_hash": first.unet_hash}
-    return layers, {**metadata, **own, **stamp(family)}
+    return layers, {**metadata, **own}
 
 
 def _fuse(
@@ -87,7 +90,7 @@ def _of_lora(config: ExportConfig, opened: Opened) -> tuple[Layers, dict[str, st
     layers, metadata, spec = opened.layers, dict(opened.metadata), opened.spec
     if not layers:
         raise UserError(f"{opened.where}: a file of the method {opened.method}, which is no LoRA to export")
-    if metadata.get("modelspec.title") == Path(config.lora_file).stem:
+    if metadata.get("modelspec.title") == Path(opened.where).stem:
         del metadata["modelspec.title"]  # given by the file's name, and the new file has another
     strength = {"content": config.content_strength, "style": config.style_strength}
     if set(strength.values()) == {1.0}:
@@ -114,7 +117,7 @@ def _merge(config: ExportConfig, family: type[Backbone], layers: Layers, metadat
     """The base model's UNet with W + up @ down for W, added in float32 and rounded once, as a new folder."""
     folder = Path(config.output)
     if folder.exists():
-        raise UserError(f"{shown(folder)}: exists already; give --output a new name")
+        raise UserError(f"{folder}: exists already; give --output a new name")
     denoiser = family.load_denoiser(config.base_model)
     with torch.no_grad():
         for name, (up, down) in layers.items():
@@ -123,7 +126,7 @@ def _merge(config: ExportConfig, family: type[Backbone], layers: Layers, metadat
     for name, tensor in state.items():
         if not torch.isfinite(tensor).all():
             raise UserError(
-                f"{shown(folder)}: {name} does not fit into {config.dtype}; choose another --dtype"
+                f"{folder}: {name} does not fit into {config.dtype}; choose another --dtype"
             )
     facts = header(metadata, folder.name, "diffusers", kind="")
     _write_unet(folder, denoiser, state, {"format": "pt", **facts})
@@ -131,7 +134,7 @@ def _merge(config: ExportConfig, family: type[Backbone], layers: Layers, metadat
 
 
 def _write_unet(
-    folder: Path, denoiser: nn.Module, state: dict[str, Tensor], metadata: dict[str, str]
+    folder: Path, denoiser: ModelMixin, state: dict[str, Tensor], metadata: dict[str, str]
 ) -> None:
     """A folder that the model's own `from_pretrained` reads; it appears whole or not at all."""
     partial = folder.parent / f"{PARTIAL}{uuid.uuid4().hex}"
@@ -146,7 +149,7 @@ def _write_unet(
         sync(folder.parent)
     except (OSError, SafetensorError) as error:
         raise UserError(
-            f"{shown(folder)}: cannot be written ({reason(error)}); free space, or choose another place"
+            f"{folder}: cannot be written ({reason(error)}); free space, or choose another place"
         ) from error
     finally:
         shutil.rmtree(partial, ignore_errors=True)

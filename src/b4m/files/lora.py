@@ -7,13 +7,14 @@ import json
 import math
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
+from diffusers import ModelMixin
 from torch import Tensor, nn
 
-from ..backbones.protocol import Backbone
 from ..core.errors import UserError
-from ..core.storage import FLOATS, check_floats, own, read_tensors, reason, shown, write_tensors
+from ..core.storage import FLOATS, check_floats, own, read_tensors, reason, write_tensors
 from ..maths.plp import BasisSpec, basis, frozen_sizes, split
 from .dialects import DIALECTS, SDXL_DEPTH, parse
 
@@ -44,7 +45,7 @@ def spec_metadata(spec: BasisSpec) -> dict[str, str]:
 
 def read_spec(where: str, metadata: Mapping[str, str]) -> BasisSpec | None:
     """The basis in a file's metadata; None where it names none. UserError, led by `where`, if damaged."""
-    found = [metadata.get(f"b4m.{name}") for name in ("seed", "rank", "ratio", "basis", "scale")]
+    found: list[Any] = [metadata.get(f"b4m.{name}") for name in ("seed", "rank", "ratio", "basis", "scale")]
     if all(value is None for value in found):
         return None
     try:
@@ -54,14 +55,6 @@ def read_spec(where: str, metadata: Mapping[str, str]) -> BasisSpec | None:
         raise UserError(
             f"{where}: its basis (seed, rank, ratio, basis, scale: {found}) cannot be read; get the file again"
         ) from error
-
-
-def stamp(family: type[Backbone]) -> dict[str, str]:
-    """By which other tools tell what base model a LoRA is for."""
-    return {
-        "modelspec.architecture": f"{family.architecture}/lora",
-        "ss_base_model_version": family.kohya_version,
-    }
 
 
 def triggers(metadata: Mapping[str, str]) -> list[str]:
@@ -78,8 +71,10 @@ def header(
     """`metadata` as it goes into a file, with what other tools show of it unless it says so itself.
 
     modelspec.*: Stability's model metadata specification. ss_*: kohya's names, by which A1111 tells SDXL from
-    SD 1 and lists trigger words. kind: "/lora", or "" for a whole model.
+    SD 1 and lists trigger words; of a file that names no base model they say SDXL. kind: "/lora", or "" for a whole
+    model.
     """
+    architecture = metadata.get("modelspec.architecture", "stable-diffusion-xl-v1-base")
     words = triggers(metadata)
     shown_words = {
         "modelspec.trigger_phrase": ", ".join(words),
@@ -87,10 +82,10 @@ def header(
     }
     return {
         "modelspec.title": title,
-        "modelspec.architecture": "stable-diffusion-xl-v1-base" + kind,
         "ss_base_model_version": "sdxl_base_v1-0",
         **(shown_words if words else {}),
         **{key: value for key, value in metadata.items() if key not in _STALE},
+        "modelspec.architecture": architecture.removesuffix("/lora") + kind,
         "modelspec.sai_model_spec": "1.0.0",
         "modelspec.implementation": implementation,
     }
@@ -112,21 +107,21 @@ def save_lora(
     """
     path = Path(path)
     if not layers:
-        raise UserError(f"{shown(path)}: no layer to write; adapt at least one")
+        raise UserError(f"{path}: no layer to write; adapt at least one")
     spelling = DIALECTS[dialect]
-    depth = read_depth(shown(path), metadata)
+    depth = read_depth(str(path), metadata)
     names = {layer: spelling.write(layer, depth) for layer in layers}
     if nameless := sorted(layer for layer, name in names.items() if name is None):
         raise UserError(
-            f"{shown(path)}: {len(nameless)} of {len(layers)} layers have no name in the dialect {dialect} "
-            f"({shown(', '.join(nameless[:3]))}); choose another --dialect"
+            f"{path}: {len(nameless)} of {len(layers)} layers have no name in the dialect {dialect} "
+            f"({', '.join(nameless[:3])}); choose another --dialect"
         )
     tensors = {}
     for layer, (up, down) in layers.items():
-        tensors[names[layer] + spelling.down] = down.to(dtype)
-        tensors[names[layer] + spelling.up] = up.to(dtype)
-    check_floats(shown(path), tensors)
-    _check_pairs(shown(path), layers)
+        tensors[f"{names[layer]}{spelling.down}"] = down.to(dtype)
+        tensors[f"{names[layer]}{spelling.up}"] = up.to(dtype)
+    check_floats(str(path), tensors)
+    _check_pairs(str(path), layers)
     ranks = {layer: float(len(down)) for layer, (_, down) in layers.items()}
     # Equal to the rank, since the scale is in the factors. Where ranks differ none is written, which means the same:
     # Diffusers gives every layer the commonest of several alphas.
@@ -142,7 +137,7 @@ def load_lora(path: Path | str) -> tuple[Layers, dict[str, str]]:
     is folded into `up`. Raises UserError for anything else, listing the first keys that are not understood.
     """
     tensors, metadata = read_tensors(path)
-    return read_lora(shown(path), tensors, metadata), metadata
+    return read_lora(str(path), tensors, metadata), metadata
 
 
 def read_lora(where: str, tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> Layers:
@@ -161,8 +156,8 @@ def read_lora(where: str, tensors: Mapping[str, Tensor], metadata: Mapping[str, 
         parts[layer][half] = tensor
     if unknown:
         raise UserError(
-            f"{where}: {len(unknown)} of {len(tensors)} keys are no LoRA of a linear layer of an SDXL UNet "
-            f"({shown(', '.join(sorted(unknown)[:3]))}); LoRAs of text encoders or convolutions, DoRA, LoHa and "
+            f"{where}: {len(unknown)} of {len(tensors)} keys are no LoRA of a linear layer of a UNet "
+            f"({', '.join(sorted(unknown)[:3])}); LoRAs of text encoders or convolutions, DoRA, LoHa and "
             "LoKr are not supported: give a plain LoRA of the UNet"
         )
     if not parts:
@@ -176,13 +171,13 @@ def read_depth(where: str, metadata: Mapping[str, str]) -> int:
     value = metadata.get(DEPTH, str(SDXL_DEPTH))
     if not (value.isascii() and value.isdigit() and 1 <= len(value) <= 3 and int(value)):
         raise UserError(
-            f"{where}: layers_per_block {shown(value[:20])} is not one whole number, so blocks cannot be numbered; "
+            f"{where}: layers_per_block {value[:20]} is not one whole number, so blocks cannot be numbered; "
             "use the dialect kohya"
         )
     return int(value)
 
 
-def check_layers(where: str, layers: Layers, denoiser: nn.Module, base_model: str) -> None:
+def check_layers(where: str, layers: Layers, denoiser: ModelMixin, base_model: str) -> None:
     """Raise UserError, led by `where`, unless every pair fits a linear layer of `base_model`'s denoiser."""
     widths = {
         name: module.weight.shape for name, module in denoiser.named_modules() if isinstance(module, nn.Linear)
@@ -193,7 +188,7 @@ def check_layers(where: str, layers: Layers, denoiser: nn.Module, base_model: st
     if wrong:
         raise UserError(
             f"{where}: {len(wrong)} of {len(layers)} layers do not fit the UNet of {base_model} "
-            f"({shown(', '.join(sorted(wrong)[:3]))}); give --base-model as it was in training"
+            f"({', '.join(sorted(wrong)[:3])}); give --base-model as it was in training"
         )
 
 

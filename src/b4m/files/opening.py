@@ -4,16 +4,18 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from diffusers import ModelMixin
 from torch import Tensor
 
+from ..backbones.latent_diffusion import denoiser_hash
 from ..core.errors import UserError
-from ..core.storage import fingerprint, read_tensors, shown, write_tensors
+from ..core.storage import fingerprint, read_tensors, write_tensors
 from ..maths.plp import FACTORS, BasisSpec
 from .concept import Concept, read_concept
 from .dialects import detect
 from .lora import Layers, read_depth, read_lora, read_spec
 
-METHOD, DIGEST = "b4m.method", "b4m.sha256"
+METHOD, ROLE, BASE, DIGEST = "b4m.method", "b4m.role", "b4m.unet_hash", "b4m.sha256"
 
 
 @dataclass(frozen=True, eq=False)
@@ -34,10 +36,17 @@ class Opened:
     spec: BasisSpec | None = None
     dialects: tuple[str, ...] = ()  # of a LoRA
 
+    @property
+    def role(self) -> str:
+        """With which option it goes: "content", "style" or "lora"."""
+        if self.kind == "method":
+            return self.metadata.get(ROLE, "lora")
+        return self.kind if self.kind in FACTORS else "lora"
+
 
 def open_any(path: Path | str) -> Opened:
     """Read and verify a file. Raises UserError for one that is none of these, or not whole and unchanged."""
-    where = shown(path)
+    where = str(path)
     tensors, metadata = read_tensors(path)
     if metadata.get("b4m.kind") in FACTORS:
         concept = read_concept(where, tensors, metadata)
@@ -58,20 +67,33 @@ def open_any(path: Path | str) -> Opened:
 def open_role(path: Path | str, role: str) -> Opened:
     """The file given as content, style or lora. Raises UserError for one that cannot play this role."""
     opened = open_any(path)
-    if role in FACTORS and opened.kind in ("fused", "LoRA"):
-        raise UserError(f"{opened.where}: not a concept file; give one that train-content or train-style wrote")
-    if role not in FACTORS and opened.kind in FACTORS:
+    if opened.role == role:
+        return opened
+    if opened.kind in ("fused", "LoRA"):
         raise UserError(
-            f"{opened.where}: a {opened.kind} file, and was given as a LoRA file; use --{opened.kind}-file"
+            f"{opened.where}: not a concept file; give one that train-content or train-style wrote"
         )
-    return opened
+    held = f"file of the method {opened.method}" if opened.kind == "method" else opened.kind
+    raise UserError(
+        f"{opened.where}: holds a {held}, and was given as the {role} file; use --{opened.role}-file"
+    )
 
 
 def save_method_file(
-    path: Path | str, method: str, tensors: Mapping[str, Tensor], metadata: Mapping[str, str]
+    path: Path | str,
+    method: str,
+    tensors: Mapping[str, Tensor],
+    denoiser: ModelMixin,
+    metadata: Mapping[str, str],
+    role: str = "lora",
 ) -> None:
-    """Write tensors of a registered method, atomically, with its name and a digest. Raises UserError."""
-    facts = {f"b4m.{key}": value for key, value in metadata.items()} | {METHOD: method}
+    """Write tensors of a registered method, atomically, with its name and a digest. Raises UserError.
+
+    denoiser: on another architecture than its one the file will be refused; role: with content_file, style_file or
+    lora_file it goes.
+    """
+    facts = {f"b4m.{key}": value for key, value in metadata.items()}
+    facts |= {METHOD: method, ROLE: role, BASE: denoiser_hash(denoiser)}
     write_tensors(path, tensors, {**facts, DIGEST: fingerprint(tensors, facts)})
 
 

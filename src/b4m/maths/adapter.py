@@ -4,6 +4,7 @@ from collections.abc import Callable, Mapping
 
 import torch
 import torch.nn.functional as F
+from diffusers import ModelMixin
 from diffusers.models.attention_processor import Attention, AttnProcessor, AttnProcessor2_0
 from torch import Tensor, nn
 
@@ -35,7 +36,7 @@ class _RoutedProduct(torch.autograd.Function):
 
     @staticmethod
     @torch.autograd.function.once_differentiable
-    def backward(ctx, grad_y):
+    def backward(ctx, grad_y):  # pyrefly: ignore[bad-override]
         x, h, W, W_up, W_down = ctx.saved_tensors
         needs_x, _, _, _, needs_B, _, needs_D, _, _ = ctx.needs_input_grad
         grad_x = grad_B = grad_D = None
@@ -44,11 +45,11 @@ class _RoutedProduct(torch.autograd.Function):
             grad_B = grad_y[content, ctx.d_out :].T @ h[content]
         if needs_x or needs_D:
             grad_h = grad_y @ W_up
-        if needs_D:
-            style = slice(ctx.style_start, None)
-            grad_D = grad_h[style].T @ x[style, ctx.d_in :]
-        if needs_x:
-            grad_x = grad_h @ W_down if W is None else (grad_y @ W).addmm_(grad_h, W_down)
+            if needs_D:
+                style = slice(ctx.style_start, None)
+                grad_D = grad_h[style].T @ x[style, ctx.d_in :]
+            if needs_x:
+                grad_x = grad_h @ W_down if W is None else (grad_y @ W).addmm_(grad_h, W_down)
         return grad_x, None, None, None, grad_B, None, grad_D, None, None
 
 
@@ -200,7 +201,7 @@ class Adapter:
         self._stock = stock  # the attention processors that were there before, by name
 
     @classmethod
-    def install(cls, denoiser: nn.Module, spec: BasisSpec, layers: str = "square") -> "Adapter":
+    def install(cls, denoiser: ModelMixin, spec: BasisSpec, layers: str = "square") -> "Adapter":
         """Freeze the UNet and put an adapter that starts as the identity on its attention projections.
 
         layers: "square", those with m = n (Sec. 4.1), or "all", with the cross-attention keys and values.
@@ -225,7 +226,7 @@ class Adapter:
         denoiser.set_attn_processor(processors)
         return cls(spec, layers, installed, stock)
 
-    def remove(self, denoiser: nn.Module) -> None:
+    def remove(self, denoiser: ModelMixin) -> None:
         """Put the stock attention processors back. The UNet stays frozen; this adapter keeps its B and D."""
         denoiser.set_attn_processor(dict(self._stock))
 

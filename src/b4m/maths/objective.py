@@ -64,17 +64,17 @@ def sample_losses(prediction: Tensor, target: Tensor) -> Tensor:
 def terms(losses: Tensor, is_target: Tensor) -> Tensor:
     """The two terms of Eq. 12 (2,): the mean over the target's samples, the mean over the n partner samples.
 
-    losses (samples,); is_target (samples,) bool, with at least one row of either kind. No indexing with a mask, which
-    would make the host wait for the device to count.
+    losses (samples,); is_target (samples,) bool; the term of a kind without samples is 0. No indexing with a mask,
+    which would make the host wait for the device to count.
     """
     kinds = torch.stack([is_target, ~is_target])
-    return torch.where(kinds, losses, 0).sum(1) / kinds.sum(1)
+    return torch.where(kinds, losses, 0).sum(1) / kinds.sum(1).clamp(min=1)
 
 
 def sample_weights(is_target: Tensor) -> Tensor:
     """What each sample counts in Eq. 12 (samples,) float32: one over the number of samples of its kind."""
     kinds = torch.stack([is_target, ~is_target])
-    return (kinds / kinds.sum(1, keepdim=True)).sum(0)
+    return (kinds / kinds.sum(1, keepdim=True).clamp(min=1)).sum(0)
 
 
 def in_parts(samples: int, at_once: int) -> list[slice]:

@@ -79,7 +79,7 @@ class _Riemannian(Optimizer):
         super().add_param_group(param_group)
 
     @torch.no_grad()
-    def step(self, closure=None) -> Tensor | None:
+    def step(self, closure=None) -> Tensor | None:  # pyrefly: ignore[bad-override]
         """One step of every pair. Raises ValueError, before anything moves, where B or D has no gradient."""
         loss = None
         if closure is not None:
@@ -107,8 +107,8 @@ class _Riemannian(Optimizer):
 class RiemannianSGD(_Riemannian):
     """Eq. 13-14 as they stand, for pairs (B (m - d_out, r), D (r, n - d_in)); both step from old values.
 
-    A pair may be many layers of one shape at once, with leading dimensions that both share (b4m.stacks.Stacks): one
-    batched Cholesky for all of them, where pairs are stepped one after another.
+    A pair may be many layers of one shape at once, with leading dimensions that both share (maths.stacks): one batched
+    Cholesky for all of them, where pairs are stepped one after another.
     lr: one rate, or (content, style). Decoupled decay: B <- (1 - lr weight_decay) B - lr direction.
     param_groups are all B, then all D. Raises ValueError for a pair that is incomplete or differs in rank.
     """

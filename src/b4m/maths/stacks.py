@@ -13,7 +13,7 @@ class Stacks:
     """Pairs (B, D) of layers, stacked by shape; from now on each layer's halves are views of the stacks.
 
     pairs: stacked B (k, m - d_out, r) and D (k, r, n - d_in) of k layers each, for an optimizer.
-    halves: all stacked B as "content", all stacked D as "style". The layers' devices and dtypes must stay.
+    factors: all stacked B as "content", all stacked D as "style". The layers' devices and dtypes must stay.
     """
 
     def __init__(self, pairs: Iterable[tuple[nn.Parameter, nn.Parameter]]) -> None:
@@ -39,7 +39,7 @@ class Stacks:
     def gather(self) -> None:
         """Give the stacks the gradients that the layers' halves have got, which become views of theirs in turn."""
         for stack, members in self._members.items():
-            stack.grad = torch.stack([member.grad for member in members])
+            stack.grad = torch.stack([member.grad for member in members])  # pyrefly: ignore[bad-argument-type]
             for member, part in zip(members, stack.grad, strict=True):
                 member.grad = part
 

@@ -2,14 +2,13 @@
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 
 from ..backbones.latent_diffusion import check_base
 from ..backbones.protocol import Attached, Backbone
 from ..config.training import ContentConfig, SecondConfig, StyleConfig, TrainConfig
-from ..core.errors import UserError
 from ..core.storage import fingerprint
 from ..data.inputs import Inputs
 from ..files.concept import Concept, check_pair, load_concept
@@ -18,29 +17,25 @@ from ..files.opening import Opened
 from ..maths.adapter import Adapter
 from ..maths.plp import FACTORS
 from ..maths.riemannian import RiemannianAdamW, RiemannianSGD
-from .factors import AttachedFactors, FactorLearner, concept_of, gather, save_concepts, save_fused, spec_of
+from .denoising import DenoisingTask
+from .factors import AttachedFactors, FactorLearner, concept_of, save_concepts, save_fused, spec_of
 from .protocol import Pair, Task
 
 OTHER = {"content": "style", "style": "content"}
 
 
-class StageOne:
+class StageOne(DenoisingTask):
     """One concept beside partners of the other kind, from nothing."""
 
     def __init__(self, config: ContentConfig | StyleConfig) -> None:
-        self.config, self.kind = config, config.stage
-        self.prompt = getattr(config, f"{self.kind}_prompt")
-        self.preview_prompt = config.prompt or self.prompt
-        prompts = {self.kind: self.preview_prompt}
-        self.inputs: Inputs = gather(config, (self.kind,), prompts, partner=OTHER[self.kind])
-
-    def facts(self) -> dict[str, Any]:
-        return self.inputs.facts()
+        kind = config.stage
+        prompt = config.prompt or getattr(config, f"{kind}_prompt")
+        super().__init__(config, {kind: prompt}, prompt, partner=OTHER[kind])
 
     def start(self, backbone: Backbone) -> "StageOneLearner":
         config = self.config
         adapter = Adapter.install(backbone.denoiser, spec_of(config), config.layers)
-        lr = {self.kind: config.lr, OTHER[self.kind]: config.partner_lr}
+        lr = {config.stage: config.lr, OTHER[config.stage]: config.partner_lr}
         return StageOneLearner(backbone, self.inputs, config, adapter, config.routing, lr)
 
 
@@ -54,22 +49,21 @@ class StageOneLearner(FactorLearner):
         save_concepts(folder, {kind: concept_of(kind, self.adapter, self.backbone, facts, prompt, trigger)})
 
 
-class SecondStage:
+class SecondStage(DenoisingTask):
     """Both concepts together, from the B and D of their files, under a Riemannian precondition."""
 
     def __init__(self, config: SecondConfig) -> None:
-        self.config, self.preview_prompt = config, config.both_prompt
         self.concepts = {kind: load_concept(getattr(config, f"{kind}_file")) for kind in FACTORS}
         check_pair(self.concepts["content"], self.concepts["style"])
         prompts = {
             kind: concept.metadata.get("prompt", getattr(config, f"{kind}_prompt"))
             for kind, concept in self.concepts.items()
         }
-        self.inputs: Inputs = gather(config, tuple(FACTORS), prompts, partner=None)
+        super().__init__(config, prompts, config.both_prompt)
 
     def facts(self) -> dict[str, Any]:
         files = {f"{kind}_file": fingerprint(concept.tensors, {}) for kind, concept in self.concepts.items()}
-        return {**self.inputs.facts(), **files}
+        return {**super().facts(), **files}
 
     def start(self, backbone: Backbone) -> "SecondStageLearner":
         adapter = install(backbone, self.concepts)
@@ -124,10 +118,10 @@ class B4M:
     """The whole method."""
 
     name, doc = "b4m", "content and style of stage one, then the second stage"
-    jobs = (ContentConfig, StyleConfig, SecondConfig)
+    jobs: ClassVar[tuple[type[TrainConfig], ...]] = (ContentConfig, StyleConfig, SecondConfig)
     triggers = True
 
-    def task(self, config: TrainConfig) -> Task:
+    def task(self, config: Any) -> Task:
         return SecondStage(config) if isinstance(config, SecondConfig) else StageOne(config)
 
     def files(self, pair: Pair) -> dict[str, Path]:
@@ -138,18 +132,14 @@ class B4M:
         """A content, a style, both composed, or a fused file taken apart again."""
         if "lora" in files:
             fused = files["lora"]
+            assert fused.spec is not None  # or it would be no file of this method
             check_base(fused.metadata.get("b4m.unet_hash", ""), backbone.denoiser, fused.where, backbone.name)
             adapter = Adapter.install(backbone.denoiser, fused.spec, fused.metadata["b4m.layers"])
             for kind, tensors in zip(FACTORS, split_lora(fused.layers, fused.spec), strict=True):
                 adapter.load_factor(kind, tensors)
             adapter.to(backbone.denoiser.device)
             return AttachedFactors(adapter, backbone)
-        concepts = {role: opened.concept for role, opened in files.items()}
-        for role, concept in concepts.items():
-            if concept.kind != role:
-                raise UserError(
-                    f"{files[role].where}: holds a {concept.kind}, and was given as the {role} file"
-                )
+        concepts = {role: opened.concept for role, opened in files.items() if opened.concept}
         names = {role: opened.where for role, opened in files.items()}
         if len(concepts) == 2:
             for role, concept in concepts.items():

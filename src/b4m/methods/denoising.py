@@ -1,4 +1,4 @@
-"""What most methods share: cached conditions, the denoising loss on them, AdamW, plain parameters."""
+"""What most methods share: reference images, cached conditions, the denoising loss, AdamW, plain parameters."""
 
 from collections.abc import Mapping
 from functools import cached_property
@@ -10,14 +10,49 @@ from torch import Tensor, nn
 from ..backbones.cache import Cache, encode
 from ..backbones.protocol import Backbone
 from ..config.training import TrainConfig
-from ..data.inputs import Inputs
+from ..core.errors import UserError
+from ..data.inputs import Group, Inputs, partner_prompt, read_inputs
 from ..maths.objective import objective
 from .protocol import Batch
+
+
+class DenoisingTask:
+    """A `Task` on the images of `prompts`: kind -> the caption of those that have none. A method adds `start`.
+
+    partner: the kind of the settings' partners, which share each micro-batch.
+    """
+
+    config: Any  # settings of one of the method's jobs
+
+    def __init__(
+        self, config: TrainConfig, prompts: Mapping[str, str], preview_prompt: str, partner: str | None = None
+    ) -> None:
+        self.config, self.preview_prompt = config, preview_prompt
+        groups = [
+            Group(kind, getattr(config, f"{kind}_dir"), prompt, config.target_rows)
+            for kind, prompt in prompts.items()
+        ]
+        self.inputs = read_inputs([*groups, *self._partners(partner)], config.resolution, config.fit)
+
+    def facts(self) -> dict[str, Any]:
+        return self.inputs.facts()
+
+    def _partners(self, kind: str | None) -> list[Group]:
+        """One sample of each in every micro-batch (Sec. 4.2)."""
+        if kind is None:
+            return []
+        paths = self.config.partner_dirs
+        captions = self.config.partner_prompts or [None] * len(paths)
+        return [
+            Group(kind, (path,), caption or partner_prompt(kind, path), partner=True)
+            for path, caption in zip(paths, captions, strict=True)
+        ]
 
 
 class DenoisingLearner:
     """A `Learner` of parameters that live on the denoiser. A method adds `named` and `save`, and what it does apart."""
 
+    config: Any  # settings of one of the method's jobs
     named: Mapping[str, nn.Parameter]
 
     def __init__(self, backbone: Backbone, inputs: Inputs, config: TrainConfig) -> None:
@@ -74,3 +109,13 @@ class DenoisingLearner:
     def _alphas_cumprod(self) -> Tensor:
         """On the denoiser's device, so that a step copies nothing."""
         return self.backbone.alphas_cumprod.to(self.backbone.denoiser.device)
+
+
+def one_dial(content: float, style: float) -> float:
+    """The strength of what cannot be told apart into content and style. Raises UserError for two."""
+    if content != style:
+        raise UserError(
+            f"content strength {content} and style strength {style}: this file cannot be split into content and "
+            "style, so both dials must have one value"
+        )
+    return content

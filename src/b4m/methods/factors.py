@@ -11,9 +11,9 @@ from torch import nn
 from ..backbones.latent_diffusion import denoiser_hash
 from ..backbones.protocol import Backbone
 from ..config.training import LORA_FILE, Factors, TrainConfig
-from ..data.inputs import Group, Inputs, partner_prompt, read_inputs
+from ..data.inputs import Inputs
 from ..files.concept import Concept, save_concept
-from ..files.lora import save_lora, spec_metadata, stamp
+from ..files.lora import save_lora, spec_metadata
 from ..maths.adapter import Adapter
 from ..maths.plp import FACTORS, BasisSpec
 from ..maths.stacks import Stacks
@@ -95,18 +95,6 @@ def spec_of(config: Factors) -> BasisSpec:
     return BasisSpec(config.basis_seed, config.rank, config.ratio, config.basis, config.basis_scale)
 
 
-def gather(config: TrainConfig, kinds: tuple[str, ...], prompts: Mapping[str, str], partner: str | None) -> Inputs:
-    """Images and captions of the targets `kinds`, and of the partners, one sample each (Sec. 4.2). Raises UserError."""
-    groups = [
-        Group(kind, getattr(config, f"{kind}_dir"), prompts[kind], config.target_rows) for kind in kinds
-    ]
-    if partner:
-        captions = config.partner_prompts or [None] * len(config.partner_dirs)
-        for path, caption in zip(config.partner_dirs, captions, strict=True):
-            groups.append(Group(partner, (path,), caption or partner_prompt(partner, path), 1, partner=True))
-    return read_inputs(groups, config.resolution, config.fit)
-
-
 def concept_of(
     kind: str, adapter: Adapter, backbone: Backbone, metadata: Mapping[str, str], prompt: str, trigger: str
 ) -> Concept:
@@ -122,7 +110,11 @@ def concept_of(
 
 
 def save_fused(
-    folder: Path, adapter: Adapter, backbone: Backbone, metadata: Mapping[str, str], concepts: Mapping[str, Concept]
+    folder: Path,
+    adapter: Adapter,
+    backbone: Backbone,
+    metadata: Mapping[str, str],
+    concepts: Mapping[str, Concept],
 ) -> None:
     """Both factors fused as an ordinary LoRA. concepts: whose prompts and trigger words it carries on."""
     words = {
@@ -137,7 +129,8 @@ def save_fused(
         "b4m.unet_hash": denoiser_hash(backbone.denoiser),
     }
     facts = {f"b4m.{key}": value for key, value in metadata.items()}
-    save_lora(folder / LORA_FILE, adapter.lora(), {**facts, **basis, **words, **stamp(backbone)})
+    stamp = backbone.stamp(backbone.denoiser, backbone.prediction_type)
+    save_lora(folder / LORA_FILE, adapter.lora(), {**facts, **basis, **words, **stamp})
 
 
 def save_concepts(folder: Path, concepts: Mapping[str, Concept]) -> None:

@@ -5,25 +5,21 @@ from pathlib import Path
 from typing import Any
 
 from ..backbones.protocol import Backbone
-from ..config.training import JointConfig, SecondConfig, TrainConfig
-from ..data.inputs import Inputs
+from ..config.training import JointConfig, SecondConfig
 from ..maths.adapter import Adapter
 from ..maths.plp import FACTORS
 from .b4m import B4M
-from .factors import FactorLearner, concept_of, gather, save_concepts, save_fused, spec_of
+from .denoising import DenoisingTask
+from .factors import FactorLearner, concept_of, save_concepts, save_fused, spec_of
 from .protocol import Pair, Task
 
 
-class JointTask:
+class JointTask(DenoisingTask):
     """Both concepts in one run, from nothing and without partners."""
 
     def __init__(self, config: JointConfig) -> None:
-        self.config, self.preview_prompt = config, config.both_prompt
         prompts = {kind: getattr(config, f"{kind}_prompt") for kind in FACTORS}
-        self.inputs: Inputs = gather(config, tuple(FACTORS), prompts, partner=None)
-
-    def facts(self) -> dict[str, Any]:
-        return self.inputs.facts()
+        super().__init__(config, prompts, config.both_prompt)
 
     def start(self, backbone: Backbone) -> "JointLearner":
         config = self.config
@@ -58,7 +54,7 @@ class Joint(B4M):
     name, doc = "joint", "one run on the pair"
     jobs = (JointConfig,)
 
-    def task(self, config: TrainConfig) -> Task:
+    def task(self, config: Any) -> Task:
         return JointTask(config)
 
     def files(self, pair: Pair) -> dict[str, Path]:
@@ -76,5 +72,5 @@ class JointThenSecond(Joint):
 
     def files(self, pair: Pair) -> dict[str, Path]:
         folder = pair.train(JointConfig, everything=True).parent
-        files = {f"{kind}_file": folder / f"{kind}.safetensors" for kind in FACTORS}
+        files: dict[str, Any] = {f"{kind}_file": folder / f"{kind}.safetensors" for kind in FACTORS}
         return {"lora_file": pair.train(SecondConfig, **files)}

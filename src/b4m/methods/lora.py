@@ -9,6 +9,7 @@ from ..config.training import TrainConfig
 from ..core.errors import UserError
 from ..files.lora import check_layers
 from ..files.opening import Opened
+from .denoising import one_dial
 from .protocol import Pair, Task
 
 
@@ -19,12 +20,7 @@ class AttachedLora:
         self.backbone = backbone
 
     def arguments(self, content: float, style: float) -> dict[str, Any]:
-        if content != style:
-            raise UserError(
-                f"content strength {content} and style strength {style}: this LoRA cannot be split into content "
-                "and style, so both dials must have one value"
-            )
-        return {"scale": content}
+        return {"scale": one_dial(content, style)}
 
     def remove(self) -> None:
         self.backbone.pipe.unload_lora_weights()

@@ -39,9 +39,10 @@ def job_named(method_name: str, stage: str | None) -> type[TrainConfig]:
     jobs = {job.stage: job for job in METHODS.get(method_name).jobs}
     if stage is None and len(jobs) == 1:
         return next(iter(jobs.values()))
+    if not jobs:
+        raise UserError(f"method {method_name}: trains nothing")
     if stage not in jobs:
         raise UserError(
-            f"method {method_name}: trains {', '.join(jobs) or 'nothing'}; say which, as in "
-            f"{method_name}:{next(iter(jobs), 'JOB')}"
+            f"method {method_name}: trains {', '.join(jobs)}; say which, as in {method_name}:{next(iter(jobs))}"
         )
     return jobs[stage]

@@ -1,1 +1,1 @@
-"""Images from prompts."""
+"""Images from prompts and seeds, with trained files on the base model."""

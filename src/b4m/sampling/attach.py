@@ -2,10 +2,11 @@
 
 from typing import Any
 
+from ..backbones.latent_diffusion import check_base
 from ..backbones.protocol import Backbone
 from ..core.errors import UserError
-from ..files.opening import open_role
-from ..methods.registry import method
+from ..files.opening import BASE, open_role
+from ..methods.registry import METHODS, method
 
 
 def attach(
@@ -28,7 +29,13 @@ def attach(
     if len(methods) > 1:
         told = ", ".join(f"{where} of {name}" for name, where in methods.items())
         raise UserError(f"files of different methods do not go together: {told}")
-    backbone.attached = method(next(iter(methods))).attach(backbone, files)
+    name, where = next(iter(methods.items()))
+    if name not in METHODS.names():
+        raise UserError(f"{where}: a file of the method {name}; install the package that brings this method")
+    for opened in files.values():
+        if opened.kind == "method":
+            check_base(opened.metadata.get(BASE, ""), backbone.denoiser, opened.where, backbone.name)
+    backbone.attached = method(name).attach(backbone, files)
 
 
 def detach(backbone: Backbone) -> None:

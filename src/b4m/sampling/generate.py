@@ -1,6 +1,10 @@
 """The job behind `b4m generate` and infer.py: every prompt with every seed, as PNG files and a grid."""
 
+from collections.abc import Sequence
+from itertools import product
 from pathlib import Path
+
+from PIL import Image
 
 from ..config.sampling import GenerateConfig
 from .attach import attach
@@ -10,14 +14,23 @@ from .sample import drawn_with, open_for, sample_with, save_png
 
 def generate(config: GenerateConfig) -> list[Path]:
     """Every prompt with every seed -> PNG files with their settings inside; their paths, the grid's last."""
+    return write(config, draw(config))
+
+
+def draw(config: GenerateConfig) -> list[Image.Image]:
+    """Every prompt with every seed, a prompt's images side by side."""
     backbone = open_for(config)
     attach(backbone, config.content_file, config.style_file, config.lora_file)
-    prompts = [prompt for prompt in config.prompts for _ in config.seeds]
-    seeds = [*config.seeds] * len(config.prompts)
-    images = sample_with(backbone, config, prompts, seeds)
+    asked = list(product(config.prompts, config.seeds))
+    return sample_with(backbone, config, [prompt for prompt, _ in asked], [seed for _, seed in asked])
+
+
+def write(config: GenerateConfig, images: Sequence[Image.Image]) -> list[Path]:
+    """What `draw` made, into the folder of `config`; the paths, the grid's last."""
     folder = Path(config.output_dir)
     paths = []
-    for index, (image, prompt, seed) in enumerate(zip(images, prompts, seeds, strict=True)):
+    asked = product(config.prompts, config.seeds)
+    for index, (image, (prompt, seed)) in enumerate(zip(images, asked, strict=True)):
         paths.append(folder / f"{index:03d}_seed{seed}.png")
         save_png(paths[-1], image, _facts(config, prompt, seed))
     if config.grid:

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Sequence
+from typing import cast
 
 from PIL import Image, ImageDraw, ImageFont
 
@@ -16,7 +17,7 @@ def grid(
     if not images or len(images) % columns:
         raise ValueError(f"{len(images)} pictures do not fill rows of {columns}")
     cell = max(128, images[0].width)
-    font = ImageFont.load_default(size=max(14, cell // 11))
+    font = cast(ImageFont.FreeTypeFont, ImageFont.load_default(size=max(14, cell // 11)))
     left = cell if row_labels else 0
     lines = [_wrap(label, font, cell - 8) for label in column_labels]
     line_height = math.ceil(font.size * 1.25)

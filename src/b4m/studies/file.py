@@ -1,12 +1,13 @@
 """A study as it is written down: rows, pairs, prompts, seeds and settings, from a YAML file."""
 
 from dataclasses import dataclass, fields
-from glob import glob
 from pathlib import Path
 from typing import Any
 
 from ..config.fields import check, flag, read_yaml, setting
 from ..core.errors import UserError
+from ..core.where import matches
+from ..methods.registry import method
 
 
 @dataclass(frozen=True)
@@ -23,6 +24,7 @@ class Row:
 
     def __post_init__(self) -> None:
         check(self)
+        method(self.method)
 
 
 @dataclass(frozen=True)
@@ -110,13 +112,13 @@ class Study:
 
 
 def _expand(name: str, paths: tuple[str, ...]) -> tuple[str, ...]:
-    """Each pattern as the folders or files that it matches, sorted, without captions and hidden files."""
+    """Each pattern as the folders or files that it matches, sorted."""
     found: list[str] = []
     for path in paths:
-        matches = sorted(glob(path)) if "*" in path else [path]
-        if not matches:
+        named = matches(path) if "*" in path else [path]
+        if not named:
             raise UserError(f"{name}: nothing matches {path}; put a folder of pictures there for each")
-        found += matches
+        found += named
     return tuple(found)
 
 

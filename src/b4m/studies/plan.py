@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+from collections import defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass, fields, replace
 from itertools import product
@@ -13,11 +14,14 @@ from ..config.resolve import resolve
 from ..config.sampling import GenerateConfig
 from ..config.training import JOBS, ShowsContent, ShowsStyle, TrainConfig
 from ..core.errors import UserError
+from ..core.where import locate
 from ..data.images import picture_files
 from ..methods.registry import method
 from .file import Row, Study
 
 STAGES = tuple(JOBS)
+# Of a study and of a row: settings of the trainings from nothing, and of those that go on from files.
+SECTIONS = ("train", "second")
 
 
 @dataclass(frozen=True)
@@ -69,7 +73,8 @@ class Plan:
     def __init__(self, study: Study, root: Path) -> None:
         self.study, self.root = study, root
         self.trainings: dict[str, Training] = {}
-        self.read: set[str] = set()  # names of settings that some training reads
+        # By row and section: what the settings of its trainings are called.
+        self.read: defaultdict[tuple[str, str], set[str]] = defaultdict(set)
         self.drawings: list[Drawing] = []
         # In an order in which they can be done, one training seed whole first.
         self.jobs: dict[Path, Training | Drawing] = {}
@@ -81,14 +86,23 @@ class Plan:
         self._check_read()
 
     def _check_read(self) -> None:
-        """Raises UserError for a setting that nothing reads: it would be left out in silence."""
-        classes = (GenerateConfig, *JOBS.values())
-        known = self.read | {f.name for cls in classes for f in fields(cls)}
-        rows = {f"row {name!r}": row.train | row.second for name, row in self.study.rows.items()}
+        """Raises UserError for a setting that nothing reads: it would be left out in silence.
+
+        A row's must be read by one of its own trainings; the study's by any job, since subjects serve many studies.
+        """
+        known = set().union(*self.read.values(), *({f.name for f in fields(job)} for job in JOBS.values()))
         own = self.study.settings | self.study.train | self.study.second
-        for where, given in {"settings, train and second": own, **rows}.items():
-            if unread := sorted(given.keys() - known):
-                raise UserError(f"{where}: unknown setting {unread[0]!r}; known: {', '.join(sorted(known))}")
+        if unknown := sorted(own.keys() - known):
+            raise UserError(
+                f"settings, train and second: unknown setting {unknown[0]!r}; known: {', '.join(sorted(known))}"
+            )
+        for (name, row), section in product(self.study.rows.items(), SECTIONS):
+            read = self.read[name, section]
+            if unread := sorted(getattr(row, section).keys() - read):
+                raise UserError(
+                    f"row {name!r}: {section}: no such training of method {row.method} reads {unread[0]!r}; "
+                    f"read: {', '.join(sorted(read)) or 'nothing'}"
+                )
 
     def train(self, job: type[TrainConfig], name: str, needs: tuple[Path, ...], **settings: Any) -> Path:
         """The result of the training with these settings: a new one, or the one that is planned already."""
@@ -104,10 +118,10 @@ class Plan:
 
     def _drawing(self, name: str, row: Row, seed: int, content: str, style: str) -> Drawing:
         way = method(row.method)
-        files = way.files(PairOf(self, row, seed, content, style))
+        files = way.files(PairOf(self, name, seed, content, style))
         words = self.study.words(content, style)
         if way.triggers:
-            words = {kind: f"{trigger} {words[kind]}" for kind, trigger in self._triggers().items()}
+            words = {kind: f"{trigger} {words[kind]}" for kind, trigger in self.triggers().items()}
         shared = {
             k: v for k, v in self.study.settings.items() if k in ("base_model", "vae", "mixed_precision")
         }
@@ -121,11 +135,10 @@ class Plan:
         folder = self.root / "pictures" / f"{Path(content).name}-{Path(style).name}-{_key(config)}"
         return Drawing(name, seed, content, style, replace(config, output_dir=str(folder)))
 
-    def _triggers(self) -> dict[str, str]:
-        return {
-            kind: self.study.settings.get(f"{kind}_trigger", default)
-            for kind, default in (("content", ShowsContent.content_trigger), ("style", ShowsStyle.style_trigger))
-        }
+    def triggers(self) -> dict[str, str]:
+        """The words that call a content and a style, by kind."""
+        default = {"content": ShowsContent.content_trigger, "style": ShowsStyle.style_trigger}
+        return {kind: self.study.settings.get(f"{kind}_trigger", word) for kind, word in default.items()}
 
     def costs(self) -> Iterator[tuple[str, int]]:
         """(stage, how many), then ("picture", how many): pictures that rows share are counted once."""
@@ -140,23 +153,28 @@ class PairOf:
     """A `methods.protocol.Pair`: what a method may ask a study to train."""
 
     plan: Plan
-    row: Row
+    name: str  # of the row
     seed: int
     content: str  # reference folder
     style: str
 
+    @property
+    def row(self) -> Row:
+        return self.plan.study.rows[self.name]
+
     def train(self, job: type[TrainConfig], everything: bool = False, **settings: Any) -> Path:
         study, row = self.plan.study, self.row
         needs = tuple(value for value in settings.values() if isinstance(value, Path))
+        section = SECTIONS[bool(needs)]
         asked = {f.name for f in fields(job)}
         given = {
             **study.settings,
-            **(study.second if needs else study.train),
+            **getattr(study, section),
             **self._references(asked, everything),
             "seed": self.seed,
-            **(row.second if needs else row.train),
+            **getattr(row, section),
         }
-        self.plan.read |= asked & given.keys()
+        self.plan.read[self.name, section] |= asked
         given = {name: value for name, value in given.items() if name in asked}
         files = {name: str(value) if isinstance(value, Path) else value for name, value in settings.items()}
         return self.plan.train(job, "all" if everything else self._name(asked), needs, **given, **files)
@@ -189,10 +207,14 @@ def _key(config: TrainConfig | GenerateConfig) -> str:
     """
     decide = deciding(type(config), paths=True)
     facts = {f.name: value for f in decide if (value := getattr(config, f.name)) != f.default}
-    text = json.dumps({**facts, "stage": getattr(config, "stage", None)}, sort_keys=True)
-    return hashlib.sha256(text.encode()).hexdigest()[:12]
+    if isinstance(config, TrainConfig):
+        facts["stage"] = config.stage
+    return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:12]
 
 
 def _first(folder: str, count: int | None) -> tuple[str, ...]:
     """The folder; or the first `count` of its pictures."""
-    return (folder,) if count is None else tuple(str(path) for path in picture_files(Path(folder))[:count])
+    if count is None:
+        return (folder,)
+    place = Path(locate(folder))
+    return tuple(str(Path(folder) / path.relative_to(place)) for path in picture_files(place)[:count])

@@ -9,12 +9,14 @@ import torch
 from tqdm import tqdm
 
 from ..backbones.protocol import Backbone
+from ..config.fields import InputPath, OutputPath
 from ..config.presets import PRESETS
 from ..core.errors import Busy
 from ..core.lock import exclusive
 from ..core.storage import write_text
+from ..core.where import locate
 from ..evaluation.evaluate import evaluate
-from ..evaluation.manifest import Shot, write_manifest
+from ..evaluation.manifest import Shot, in_plain_words, write_manifest
 from ..evaluation.report import tables
 from ..evaluation.settings import EvaluateConfig
 from ..sampling.attach import attach
@@ -110,7 +112,7 @@ class Easel:
         config, folder, asked = drawing.config, drawing.folder, drawing.asked
         with exclusive(folder):
             wanted = (config.base_model, config.vae, config.mixed_precision)
-            if self.opened != wanted:
+            if self.backbone is None or self.opened != wanted:
                 self.backbone, self.opened = open_for(config), wanted
             started = time.perf_counter()
             attach(self.backbone, config.content_file, config.style_file, config.lora_file)
@@ -160,7 +162,10 @@ def _results(config: StudyConfig, plan: Plan) -> Path:
         settings = {**PRESETS[study.preset]["evaluate"], **study.evaluate}
         scored = evaluate(
             EvaluateConfig(
-                **settings, pictures=str(folder), output_dir=str(folder), baseline=next(iter(study.rows))
+                **settings,
+                pictures=InputPath(str(folder)),
+                output_dir=OutputPath(str(folder)),
+                baseline=next(iter(study.rows)),
             )
         )
         seconds = _seconds(plan)
@@ -194,22 +199,22 @@ def timings(seconds: dict[str, float]) -> str:
 
 
 def _shots(plan: Plan) -> list[Shot]:
-    """Every row's pictures. Their prompts are scored in plain words: no extractor knows a trigger word."""
+    """Every row's pictures, their prompts in plain words."""
     study = plan.study
     return [
         Shot(
             file=(drawing.folder / _name(number, seed)).absolute(),
-            prompt=study.prompts[number].format(**study.words(drawing.content, drawing.style)),
+            prompt=in_plain_words(text, plan.triggers().values()),
             seed=seed,
             content=study.word(drawing.content),
             style=study.word(drawing.style),
-            content_dir=Path(drawing.content).absolute(),
-            style_dir=Path(drawing.style).absolute(),
+            content_dir=Path(locate(drawing.content)).absolute(),
+            style_dir=Path(locate(drawing.style)).absolute(),
             row=drawing.row,
             training_seed=drawing.training_seed,
             labels=study.labels_of(drawing.content, drawing.style, number),
             leaks=study.leaks_of(drawing.content),
         )
         for drawing in plan.drawings
-        for number, _, seed in drawing.asked
+        for number, text, seed in drawing.asked
     ]

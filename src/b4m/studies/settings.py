@@ -5,8 +5,9 @@ from pathlib import Path
 
 from ..config.fields import InputPath, OutputPath, check, setting
 from ..core.errors import UserError
+from ..core.where import locate
 
-FOLDER = Path("examples/configs/studies")  # of the shipped studies
+FOLDER = "examples/configs/studies"  # of the shipped studies
 
 
 @dataclass(frozen=True)
@@ -25,7 +26,9 @@ class StudyConfig:
     def __post_init__(self) -> None:
         check(self)
         if not self.path.exists():
-            known = ", ".join(sorted(path.stem for path in FOLDER.glob("*.yaml"))) or "none here"
+            known = (
+                ", ".join(sorted(path.stem for path in Path(locate(FOLDER)).glob("*.yaml"))) or "none here"
+            )
             raise UserError(f"study {self.study}: no such file, nor one of {FOLDER} ({known})")
 
     @property
@@ -40,5 +43,5 @@ class StudyConfig:
 
     @property
     def path(self) -> Path:
-        named = FOLDER / f"{self.study}.yaml"
-        return named if named.exists() else Path(self.study)
+        named = Path(locate(f"{FOLDER}/{self.study}.yaml"))
+        return named if named.exists() else Path(locate(self.study))

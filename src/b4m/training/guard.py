@@ -6,10 +6,10 @@ from pathlib import Path
 from torch import Tensor, nn
 
 from ..core.errors import UserError
-from ..core.storage import shown
 from ..methods.protocol import Learner
 
-Passes = Sequence[tuple[Sequence[int], Tensor]]  # of one step: (images of the samples, their losses (samples,))
+# Of one step: (images of the samples, their losses (samples,)) of each micro-batch.
+Passes = Sequence[tuple[Sequence[int], Tensor]]
 
 
 def suspects(passes: Passes, learner: Learner, images: Sequence[Path]) -> str:
@@ -30,7 +30,7 @@ def suspects(passes: Passes, learner: Learner, images: Sequence[Path]) -> str:
             if parameter.grad is not None and not parameter.grad.isfinite().all()
         }
         found = [(sample, image) for sample, image, _ in samples if bad & learner.learns_from(sample)]
-    names = [f"sample {sample + 1} ({shown(images[image])})" for sample, image in dict.fromkeys(found)]
+    names = [f"sample {sample + 1} ({images[image]})" for sample, image in dict.fromkeys(found)]
     more = f" and {len(names) - 4} more" if len(names) > 4 else ""
     return f" in {', '.join(names[:4])}{more}" if names else ""
 
@@ -39,6 +39,6 @@ def check_weights(parameters: Sequence[nn.Parameter], step: int, folder: Path) -
     """Raise UserError for weights that no file should keep."""
     if not all(parameter.isfinite().all() for parameter in parameters):
         raise UserError(
-            f"the weights are not finite after step {step}: nothing is saved of it, the last state in {shown(folder)} "
+            f"the weights are not finite after step {step}: nothing is saved of it, the last state in {folder} "
             "stays; lower --lr"
         )

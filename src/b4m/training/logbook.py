@@ -7,7 +7,7 @@ from pathlib import Path
 from accelerate import Accelerator
 
 from ..core.errors import UserError
-from ..core.storage import reason, shown, sweep, write_text
+from ..core.storage import reason, sweep, write_text
 
 LOG, PICTURES = "log.jsonl", "pictures.json"
 
@@ -51,7 +51,7 @@ class Logbook:
                 file.write(json.dumps(record) + "\n")
         except OSError as error:
             raise UserError(
-                f"{shown(self.folder / LOG)}: cannot be written ({reason(error)}); the last saved state stays: "
+                f"{self.folder / LOG}: cannot be written ({reason(error)}); the last saved state stays: "
                 "free space, then run the same command again"
             ) from error
         self._track(record)

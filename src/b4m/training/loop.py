@@ -4,7 +4,7 @@ import math
 import signal
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
@@ -72,10 +72,13 @@ def train(config: TrainConfig) -> TrainResult:
         progress = find(config, task, accelerator.num_processes, say)
         book = Logbook(folder, accelerator, progress.step)
         if progress.finished:
-            say(f"finished before: {progress.result} ({config.steps} steps); give more --steps, or delete {folder}")
+            say(
+                f"finished before: {progress.result} ({config.steps} steps); give more --steps, or delete {folder}"
+            )
             return TrainResult(book.losses, 0.0, peak_mb(), progress.result)
         with deterministic(), advice():
-            loop = Loop(config, accelerator, task.inputs, start(config, task, accelerator, say), progress, book)
+            ready = start(config, task, accelerator, say)
+            loop = Loop(config, accelerator, task.inputs, ready, progress, book)
             book.start(task.inputs.shown(), config.tracker)
             with signals() as received:
                 loop.run(received, say)
@@ -131,7 +134,7 @@ class Loop:
             mininterval=0.5 if sys.stderr.isatty() else 10,
         )
         for self.step in bar:
-            loss, stop = self.take_step(bool(received))
+            loss, stop = self.take_step(received)
             bar.set_postfix(loss=f"{loss:.4f}", refresh=False)
             if stop or _due(config.checkpoint_every, self.step) or self.step + 1 == config.steps:
                 self.save_state()
@@ -142,12 +145,12 @@ class Loop:
             if _due(config.preview_every, self.step):
                 self.preview(self.step + 1)
 
-    def take_step(self, stop: bool) -> tuple[float, bool]:
-        """One optimizer step. -> its loss, and whether any process was told to stop."""
+    def take_step(self, received: Sequence[int] = ()) -> tuple[float, bool]:
+        """One optimizer step. -> its loss, and whether any process has been told to stop by the end of it."""
         self.learner.zero_grad()
         self.passes = []
         values = torch.stack([self.micro_step(i) for i in range(self.config.gradient_accumulation)]).mean(0)
-        loss, target, partner, stop = self.average(values, stop)
+        loss, target, partner, stop = self.average(values, bool(received))
         if self.advance(loss):
             losses = {"loss": loss, "target_loss": target, "partner_loss": partner}
             self.book.add({"step": self.step + 1, **losses})
@@ -197,7 +200,8 @@ class Loop:
         if self.accelerator.num_processes == 1:
             return
         for parameter in self.learner.parameters:
-            parameter.grad.copy_(self.accelerator.reduce(parameter.grad, "mean"))
+            gradient: Tensor = parameter.grad  # pyrefly: ignore[bad-assignment]
+            gradient.copy_(self.accelerator.reduce(gradient, "mean"))
 
     def advance(self, loss: float) -> bool:
         """The optimizer's step on what the passes have left. -> False, nothing moved: something is not finite."""
@@ -207,7 +211,7 @@ class Loop:
         self.average_gradients()
         self.accelerator.unscale_gradients()
         parameters = self.learner.parameters
-        norm = torch.nn.utils.get_total_norm([parameter.grad for parameter in parameters])
+        norm = torch.nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])
         # Under float16 a gradient may overflow: the loss scaler leaves such a step out itself, and scales down.
         if self.accelerator.scaler is None and not norm.isfinite():
             return self._leave_out("the gradient is not finite")

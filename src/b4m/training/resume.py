@@ -25,9 +25,8 @@ def settings_of(config: TrainConfig, facts: Mapping, processes: int) -> dict:
 def check_same(config: TrainConfig, before: Mapping, now: Mapping) -> None:
     """Raises UserError, naming the first setting that differs: a run goes on as it began."""
     known = {f.name: f.default for f in fields(config)}
-    free = {*known} - {f.name for f in deciding(type(config))} | GROWS
     for name in [*now, *before]:
-        if name in free:
+        if name in GROWS or name in known and name not in now:  # or it no longer decides the result
             continue
         # A setting that the state's release did not know has behaved as its default does.
         values = before.get(name, known.get(name)), now.get(name)

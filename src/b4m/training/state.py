@@ -17,8 +17,8 @@ from safetensors import SafetensorError
 from safetensors.torch import load, save_file
 from torch import Tensor
 
-from ..core.errors import UserError
-from ..core.storage import PARTIAL, own, reason, shown, sync
+from ..core.errors import UserError, printable
+from ..core.storage import PARTIAL, own, reason, sync
 
 TENSORS, META, SUMS = "tensors.safetensors", "state.json", "SHA256SUMS"
 _NAME = re.compile(r"step-(\d{6,})(\.old)?")  # .old: being replaced by a new state of the same step
@@ -40,7 +40,7 @@ def save_state(folder: Path | str, step: int, tensors: Mapping[str, Tensor], met
         _put(partial, final)
     except (OSError, SafetensorError) as error:
         raise UserError(
-            f"{shown(final)}: the training state cannot be written ({reason(error)}); "
+            f"{final}: the training state cannot be written ({reason(error)}); "
             "free space or choose another folder, then run the same command again"
         ) from error
     finally:
@@ -60,10 +60,12 @@ def load_state(folder: Path | str) -> tuple[int, dict[str, Tensor], dict] | None
         try:
             return _read(path)
         except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
-            warnings.warn(f"{shown(path)}: damaged training state ({reason(error)}), skipped", stacklevel=2)
+            warnings.warn(
+                f"{printable(path)}: damaged training state ({reason(error)}), skipped", stacklevel=2
+            )
     if states:
         raise UserError(
-            f"{shown(folder)}: none of its {len(states)} saved training states is whole; "
+            f"{folder}: none of its {len(states)} saved training states is whole; "
             "restore one from a backup, or delete the folder to train from the start"
         )
     return None

@@ -1,0 +1,89 @@
+"""What a run leaves for people: a line a step, the curves, the images it was shown, its last words."""
+
+import hashlib
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+from accelerate import Accelerator
+from loops import same_files
+
+from b4m.core.errors import UserError
+from b4m.core.storage import PARTIAL
+from b4m.training.logbook import Logbook
+from b4m.training.loop import Loop, train
+
+
+def test_log_and_result(settings, tmp_path, capsys):
+    result = train(settings("content", tmp_path, steps=2))
+    records = [json.loads(line) for line in (tmp_path / "log.jsonl").read_text().splitlines()]
+    assert [record["step"] for record in records] == [1, 2]
+    assert [record["loss"] for record in records] == result.losses
+    assert all(abs(r["loss"] - r["target_loss"] - r["partner_loss"]) < 1e-5 for r in records)
+    assert result.seconds > 0 and result.peak_mb > 10
+    last = capsys.readouterr().out.splitlines()[-1]
+    assert str(result.path) in last and " MB" in last and " s," in last
+
+
+def test_a_log_with_a_torn_end_and_lost_lines_goes_on(settings, tmp_path):
+    """Power cuts and crashes: what is whole stays, each step once."""
+    train(settings("content", tmp_path, steps=3))
+    lines = (tmp_path / "log.jsonl").read_text().splitlines()
+    (tmp_path / "log.jsonl").write_text(
+        "\n".join([lines[0], lines[0], "[" * 99_999, lines[2], '{"step": 4, "lo'])
+    )
+    train(settings("content", tmp_path, steps=5))
+    assert [json.loads(line)["step"] for line in (tmp_path / "log.jsonl").open()] == [1, 3, 4, 5]
+
+
+def test_a_log_that_cannot_be_written_is_one_line(tmp_path):
+    book = Logbook(tmp_path, Accelerator(), 0)
+    (tmp_path / "log.jsonl").mkdir()
+    with pytest.raises(UserError, match="log.jsonl: cannot be written .*the last saved state stays"):
+        book.add({"step": 1, "loss": 0.5})
+
+
+def test_tensorboard_has_every_step_once_after_a_crash(settings, tmp_path, monkeypatch):
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    config = settings("content", tmp_path, steps=4, tracker="tensorboard", checkpoint_every=1)
+    add = Logbook.add
+    with monkeypatch.context() as patch, pytest.raises(ZeroDivisionError):
+        patch.setattr(Logbook, "add", lambda self, record: (add(self, record), record["step"] == 3 and 1 / 0))
+        train(config)
+    losses = train(config).losses
+    events = EventAccumulator(str(tmp_path / "tensorboard")).Reload().Scalars("loss")
+    assert [(event.step, event.value) for event in events] == [
+        (step, pytest.approx(loss)) for step, loss in enumerate(losses, start=1)
+    ]
+
+
+def test_what_killed_writers_left_behind_goes(settings, tmp_path):
+    (tmp_path / "previews").mkdir()
+    for folder in (tmp_path, tmp_path / "previews"):
+        (folder / f"{PARTIAL}x.png").write_text("half")
+    train(settings("content", tmp_path, steps=1))
+    assert not list(tmp_path.rglob(f"{PARTIAL}*"))
+
+
+def test_images_may_go_while_a_run_is_under_way(settings, folders, tmp_path, monkeypatch):
+    """All images are in memory before the first step, and pictures.json says which they were."""
+    whole = train(settings("content", tmp_path / "whole"))
+    copy = tmp_path / "pictures"
+    shutil.copytree(folders["content"], copy)
+    sums = [hashlib.sha256(path.read_bytes()).hexdigest() for path in sorted(copy.iterdir())]
+    micro_step = Loop.micro_step
+
+    def careless(loop, index):
+        shutil.rmtree(copy, ignore_errors=True)
+        return micro_step(loop, index)
+
+    monkeypatch.setattr(Loop, "micro_step", careless)
+    assert same_files(train(settings("content", tmp_path / "run", content_dir=str(copy))).path, whole.path)
+    assert not copy.exists()
+    rows = json.loads((tmp_path / "run/pictures.json").read_text())
+    assert [row["sha256"] for row in rows if row["shows"] == "content"] == sums
+    assert [Path(row["file"]).name for row in rows] == ["0.png", "1.png", "2.png", "0.png", "0.png", "1.png"]
+    assert {row["shows"] for row in rows} == {"content", "partner style"}
+    assert rows[0]["prompt"] == "a photo of snq object"
