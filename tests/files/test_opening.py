@@ -235,3 +235,33 @@ def test_a_file_of_a_method_on_another_base_model_is_refused(tiny_base, denoiser
 def test_files_of_different_methods_do_not_go_together(files, tiny_base):
     given = {"content_file": files["method of a content"], "style_file": files["style"]}
     refused(lambda: attach(open_backbone(tiny_base), **given), *given.values(), "scale", "b4m")
+
+
+@pytest.mark.parametrize("role", ["content", "lora"])
+@pytest.mark.parametrize("name", ["b4m", "composed", "joint", "lora"])
+def test_tensors_that_name_a_method_with_files_of_its_own_are_refused(
+    tiny_base, denoiser, tmp_path, name, role
+):
+    path = tmp_path / "x.safetensors"
+    save_method_file(path, name, TENSORS, denoiser, {}, role)
+    backbone = open_backbone(tiny_base)
+    refused(lambda: attach(backbone, **{f"{role}_file": str(path)}), path, f"the method {name}")
+    assert backbone.attached is None
+
+
+@pytest.mark.parametrize("fault", ["frozen block", "no tensor for layer", "names no layers"])
+def test_a_fused_file_that_misfits_leaves_the_base_model_as_it_was(files, tiny_base, tmp_path, fault):
+    layers, metadata = load_lora(files["fused"])
+    name = next(name for name in layers if name.endswith("attn2.to_v"))
+    if fault == "frozen block":
+        layers[name][0][0, 0] += 1
+    elif fault == "no tensor for layer":
+        del layers[name]
+    else:
+        metadata["b4m.layers"], fault = "some", "'some'"
+    save_lora(tmp_path / "x.safetensors", layers, metadata)
+    backbone = open_backbone(tiny_base)
+    processors = dict(backbone.denoiser.attn_processors)
+    refused(lambda: attach(backbone, lora_file=str(tmp_path / "x.safetensors")), fault)
+    assert backbone.attached is None and backbone.denoiser.attn_processors == processors
+    attach(backbone, lora_file=files["fused"])  # which it then can be

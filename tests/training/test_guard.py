@@ -66,6 +66,15 @@ def test_steps_that_are_not_finite_may_be_left_out_up_to_a_count(settings, folde
         assert len(train(replace(config, steps=5, skip_not_finite=2)).losses) == 3
 
 
+def test_only_the_samples_of_the_step_itself_are_suspected(settings, tmp_path):
+    config = settings("content", tmp_path, gradient_accumulation=2)
+    loop = loaded(config)
+    for loop.step in range(2):
+        loop.take_step()
+    picked = [loop.inputs.picked(config.seed, number) for number in (2, 3)]
+    assert [images for images, _ in loop.passes] == picked
+
+
 def test_a_step_left_out_moves_nothing(settings, tmp_path):
     loop = loaded(settings("content", tmp_path, skip_not_finite=1))
     named = loop.learner.named

@@ -28,7 +28,8 @@ class LatentDiffusion:
     family: ClassVar[str]
     pipeline: ClassVar[type[DiffusionPipeline]]
     encoders: ClassVar[dict[str, str]] = {"tokenizer": "text_encoder"}
-    encoded: ClassVar[tuple[str, ...]] = ("prompt_embeds", "negative_prompt_embeds")  # as encode_prompt returns them
+    # What the pipeline's encode_prompt returns, as its call names it.
+    encoded: ClassVar[tuple[str, ...]] = ("prompt_embeds", "negative_prompt_embeds")
     options: ClassVar[dict[str, Any]] = {}  # of the pipeline's from_pretrained
 
     def __init__(self, pipe: DiffusionPipeline, name: str = "") -> None:
@@ -80,7 +81,9 @@ class LatentDiffusion:
         try:
             config = DDPMScheduler.load_config(locate(base_model), subfolder="scheduler")
         except Exception as error:  # as in read_part
-            raise UserError(f"base model {base_model}: its scheduler cannot be read: {_brief(error)}") from error
+            raise UserError(
+                f"base model {base_model}: its scheduler cannot be read: {_brief(error)}"
+            ) from error
         return config.get("prediction_type", PREDICTIONS[0])
 
     @property
@@ -112,7 +115,8 @@ class LatentDiffusion:
         pipe = self.pipe
         for part, encoder in self.encoders.items():
             words, wanted = len(getattr(pipe, part) or ()), getattr(pipe, encoder).config.vocab_size
-            if words < wanted / 2:  # transformers makes one without words, silently, where the files are missing
+            # Where the files are missing, transformers makes one without words, silently.
+            if words < wanted / 2:
                 raise UserError(
                     f"base model {self.name}: its {part} is missing or broken ({words} words, its text encoder has "
                     f"{wanted}); download or copy the model again"
@@ -164,7 +168,11 @@ class LatentDiffusion:
         return {"encoder_hidden_states": conditions["hidden"]}
 
     def predict(
-        self, noisy: Tensor, timesteps: Tensor, conditions: Conditions, attention: dict[str, Any] | None = None
+        self,
+        noisy: Tensor,
+        timesteps: Tensor,
+        conditions: Conditions,
+        attention: dict[str, Any] | None = None,
     ) -> Tensor:
         given = self.arguments(conditions)
         noisy = noisy.to(self.denoiser.dtype)

@@ -68,7 +68,7 @@ class Backbone(Protocol):
 
     @property
     def prediction_type(self) -> str:
-        """"epsilon" or "v_prediction"."""
+        """Either "epsilon" or "v_prediction"."""
 
     def to(self, device: torch.device | str) -> Self:
         """Every part to `device`."""
@@ -95,7 +95,11 @@ class Backbone(Protocol):
         """What the denoiser's call takes besides latents and timesteps."""
 
     def predict(
-        self, noisy: Tensor, timesteps: Tensor, conditions: Conditions, attention: dict[str, Any] | None = None
+        self,
+        noisy: Tensor,
+        timesteps: Tensor,
+        conditions: Conditions,
+        attention: dict[str, Any] | None = None,
     ) -> Tensor:
         """The denoiser's prediction, like noisy (k, c, h, w); attention: cross_attention_kwargs."""
 

@@ -219,8 +219,8 @@ def _training(group: str, name: str, loop: Loop) -> Contender:
 def _randomize(pairs) -> None:
     """B and D as after some training: an optimizer's work must not depend on zeros."""
     for pair in pairs:
-        for half in pair:
-            half.normal_(std=0.02)
+        for factor in pair:
+            factor.normal_(std=0.02)
 
 
 def _denoising(backbone: Backbone, loop: Loop) -> Callable[[int, Mark], None]:
@@ -274,16 +274,16 @@ def _stacked_step(pairs) -> Callable[[], object]:
 
 
 def _optimizing(name: str, make: Callable[..., Callable], pairs) -> Contender:
-    """A step of an optimizer on random halves and gradients of the second stage's shapes."""
-    mine = [tuple(torch.nn.Parameter(half.detach().clone()) for half in pair) for pair in pairs]
+    """A step of an optimizer on random factors and gradients of the second stage's shapes."""
+    mine = [tuple(torch.nn.Parameter(factor.detach().clone()) for factor in pair) for pair in pairs]
     _randomize(mine)
-    gradients = [[1e-3 * torch.randn_like(half) for half in pair] for pair in mine]
+    gradients = [[1e-3 * torch.randn_like(factor) for factor in pair] for pair in mine]
     move = make(mine)
 
     def step(number: int, mark: Mark) -> None:
         for pair, given in zip(mine, gradients, strict=True):
-            for half, gradient in zip(pair, given, strict=True):
-                half.grad = gradient.clone()
+            for factor, gradient in zip(pair, given, strict=True):
+                factor.grad = gradient.clone()
         mark("data")
         move()
         mark("optimizer")

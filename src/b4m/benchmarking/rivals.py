@@ -1,7 +1,7 @@
 """What `b4m bench` compares with: the published flow, an ordinary LoRA, other Riemannian optimizers.
 
 The published flow is written from its description: one pass after another for the target and each partner, the
-autoencoder in every step, whole rank-r factors as parameters behind a mask on their gradient, an AdamW for each half,
+autoencoder in every step, whole rank-r factors as parameters behind a mask on their gradient, an AdamW for each factor,
 float32. The LoRA is peft's, on the same layers, in the frozen model's own precision and without a cast: the least that
 any trainer must pay.
 """
@@ -103,23 +103,23 @@ class PublishedFlow:
             self.layers |= {f"{path}.{projection}": layer for projection, layer in mine.items()}
             processors[name] = PLPAttnProcessor(mine).to(unet.device)
         unet.set_attn_processor(processors)
-        halves = (
+        factors = (
             [layer.up for layer in self.layers.values()],
             [layer.down for layer in self.layers.values()],
         )
         self.optimizers = [
-            torch.optim.AdamW(half, lr=lr) for half, lr in zip(halves, (1e-4, 1e-5), strict=True)
+            torch.optim.AdamW(factor, lr=lr) for factor, lr in zip(factors, (1e-4, 1e-5), strict=True)
         ]
 
     def step(self, number: int, mark: Callable[[str], None]) -> None:
-        """The target's pass and the step of its half, then a pass for each partner and the other half's step."""
+        """The target's pass and the step of its factor, then a pass for each partner and the other factor's step."""
         rows = range(len(self.pixels))
         noise, timesteps = draw_noise(0, number, rows, self.cache.latents.shape[1:], len(self.alphas_cumprod))
         for optimizer, group in zip(self.optimizers, (rows[:1], rows[1:]), strict=True):
             for row in group:
                 self._pass(row, noise[[row]], timesteps[[row]], len(group), mark)
             optimizer.step()
-            optimizer.zero_grad()  # its own half: what the other half has gathered stays
+            optimizer.zero_grad()  # its own factor: what the other factor has gathered stays
             mark("optimizer")
 
     def _pass(
@@ -160,7 +160,7 @@ class LoopedInverse(torch.optim.AdamW):
     """AdamW after a precondition that goes through the layers one by one with torch.inverse, in float32."""
 
     def __init__(self, pairs: Pairs, damping: float = 1e-3) -> None:
-        super().__init__([half for pair in pairs for half in pair], lr=1e-4)
+        super().__init__([factor for pair in pairs for factor in pair], lr=1e-4)
         self._pairs, self._damping = pairs, damping
 
     @torch.no_grad()

@@ -57,7 +57,9 @@ def _of_concepts(
     concepts = {}
     for role, opened in files.items():
         if opened.concept is None:
-            raise UserError(f"{opened.where}: a file of the method {opened.method}, which is no concept to export")
+            raise UserError(
+                f"{opened.where}: a file of the method {opened.method}, which is no concept to export"
+            )
         concepts[role] = opened.concept
     if len(concepts) == 2:
         check_pair(concepts["content"], concepts["style"])
@@ -122,12 +124,12 @@ def _merge(config: ExportConfig, family: type[Backbone], layers: Layers, metadat
     with torch.no_grad():
         for name, (up, down) in layers.items():
             denoiser.get_submodule(name).weight += up @ down
-    state = {name: tensor.to(DTYPES[config.dtype]).contiguous() for name, tensor in denoiser.state_dict().items()}
+    state = {
+        name: tensor.to(DTYPES[config.dtype]).contiguous() for name, tensor in denoiser.state_dict().items()
+    }
     for name, tensor in state.items():
         if not torch.isfinite(tensor).all():
-            raise UserError(
-                f"{folder}: {name} does not fit into {config.dtype}; choose another --dtype"
-            )
+            raise UserError(f"{folder}: {name} does not fit into {config.dtype}; choose another --dtype")
     facts = header(metadata, folder.name, "diffusers", kind="")
     _write_unet(folder, denoiser, state, {"format": "pt", **facts})
     return folder

@@ -180,7 +180,9 @@ def read_depth(where: str, metadata: Mapping[str, str]) -> int:
 def check_layers(where: str, layers: Layers, denoiser: ModelMixin, base_model: str) -> None:
     """Raise UserError, led by `where`, unless every pair fits a linear layer of `base_model`'s denoiser."""
     widths = {
-        name: module.weight.shape for name, module in denoiser.named_modules() if isinstance(module, nn.Linear)
+        name: module.weight.shape
+        for name, module in denoiser.named_modules()
+        if isinstance(module, nn.Linear)
     }
     wrong = [
         layer for layer, (up, down) in layers.items() if widths.get(layer) != (up.shape[0], down.shape[1])

@@ -79,6 +79,15 @@ def open_role(path: Path | str, role: str) -> Opened:
     )
 
 
+def refuse_method_files(files: Mapping[str, Opened]) -> None:
+    """Raises UserError for tensors that name a method whose files are concept or LoRA files."""
+    for opened in files.values():
+        if opened.kind == "method":
+            raise UserError(
+                f"{opened.where}: names the method {opened.method}, which makes no such file; get the file again"
+            )
+
+
 def save_method_file(
     path: Path | str,
     method: str,

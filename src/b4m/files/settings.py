@@ -17,7 +17,9 @@ class ExportConfig:
     preset_rows: ClassVar[tuple[str, ...]] = ("generate",)
 
     output: OutputPath = setting("file to write, ending in .safetensors; with --merge a new folder")
-    base_model: ModelName = setting("the model the files were made for (only --merge reads its weights)", SDXL)
+    base_model: ModelName = setting(
+        "the model the files were made for (only --merge reads its weights)", SDXL
+    )
     content_file: InputPath | None = setting("a content file", None)
     style_file: InputPath | None = setting("a style file", None)
     lora_file: InputPath | None = setting(ANY_LORA, None)

@@ -5,15 +5,17 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import torch
+from torch import Tensor
 
 from ..backbones.latent_diffusion import check_base
 from ..backbones.protocol import Attached, Backbone
 from ..config.training import ContentConfig, SecondConfig, StyleConfig, TrainConfig
+from ..core.errors import UserError
 from ..core.storage import fingerprint
 from ..data.inputs import Inputs
 from ..files.concept import Concept, check_pair, load_concept
 from ..files.lora import split_lora
-from ..files.opening import Opened
+from ..files.opening import Opened, refuse_method_files
 from ..maths.adapter import Adapter
 from ..maths.plp import FACTORS
 from ..maths.riemannian import RiemannianAdamW, RiemannianSGD
@@ -108,10 +110,30 @@ def install(
         check_base(concept.unet_hash, backbone.denoiser, what, backbone.name)
     first = next(iter(concepts.values()))
     adapter = Adapter.install(backbone.denoiser, first.spec, first.layers)
-    for kind, concept in concepts.items():
-        adapter.load_factor(kind, concept.tensors)
-    adapter.to(backbone.denoiser.device)
-    return adapter
+    return _load(adapter, backbone, {kind: concept.tensors for kind, concept in concepts.items()})
+
+
+def _load(adapter: Adapter, backbone: Backbone, factors: Mapping[str, Mapping[str, Tensor]]) -> Adapter:
+    """The adapter with these factors, by kind. Raises UserError where they misfit, and then takes it off again."""
+    try:
+        for kind, tensors in factors.items():
+            adapter.load_factor(kind, tensors)
+    except UserError:
+        adapter.remove(backbone.denoiser)
+        raise
+    return adapter.to(backbone.denoiser.device)
+
+
+def _take_apart(backbone: Backbone, fused: Opened) -> Adapter:
+    """An adapter with the factors of a fused file."""
+    assert fused.spec is not None  # or it would be no file of this method
+    check_base(fused.metadata.get("b4m.unet_hash", ""), backbone.denoiser, fused.where, backbone.name)
+    try:
+        factors = split_lora(fused.layers, fused.spec)
+    except UserError as error:
+        raise UserError(f"{fused.where}: {error}") from error
+    adapter = Adapter.install(backbone.denoiser, fused.spec, fused.metadata["b4m.layers"])
+    return _load(adapter, backbone, dict(zip(FACTORS, factors, strict=True)))
 
 
 class B4M:
@@ -130,15 +152,9 @@ class B4M:
 
     def attach(self, backbone: Backbone, files: Mapping[str, Opened]) -> Attached:
         """A content, a style, both composed, or a fused file taken apart again."""
+        refuse_method_files(files)
         if "lora" in files:
-            fused = files["lora"]
-            assert fused.spec is not None  # or it would be no file of this method
-            check_base(fused.metadata.get("b4m.unet_hash", ""), backbone.denoiser, fused.where, backbone.name)
-            adapter = Adapter.install(backbone.denoiser, fused.spec, fused.metadata["b4m.layers"])
-            for kind, tensors in zip(FACTORS, split_lora(fused.layers, fused.spec), strict=True):
-                adapter.load_factor(kind, tensors)
-            adapter.to(backbone.denoiser.device)
-            return AttachedFactors(adapter, backbone)
+            return AttachedFactors(_take_apart(backbone, files["lora"]), backbone)
         concepts = {role: opened.concept for role, opened in files.items() if opened.concept}
         names = {role: opened.where for role, opened in files.items()}
         if len(concepts) == 2:

@@ -8,7 +8,7 @@ from ..backbones.protocol import Attached, Backbone
 from ..config.training import TrainConfig
 from ..core.errors import UserError
 from ..files.lora import check_layers
-from ..files.opening import Opened
+from ..files.opening import Opened, refuse_method_files
 from .denoising import one_dial
 from .protocol import Pair, Task
 
@@ -40,6 +40,7 @@ class Lora:
         raise UserError("method lora: trains nothing, so a study has no row for it; joint at ratio 0 does")
 
     def attach(self, backbone: Backbone, files: Mapping[str, Opened]) -> Attached:
+        refuse_method_files(files)
         opened = files["lora"]
         # Diffusers would only warn of some.
         check_layers(opened.where, opened.layers, backbone.denoiser, backbone.name)
