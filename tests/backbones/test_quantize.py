@@ -48,7 +48,7 @@ def test_adapter_and_input_get_the_gradients_of_the_weights_that_are_held():
     for onto in (whole, held):
         onto.requires_grad_(False)
         x = torch.linspace(-1, 1, 3 * 5 * 64).view(3, 5, 64).bfloat16().requires_grad_()
-        y = layer(x, content_rows=1, onto=onto)
+        y = layer(x, content_samples=1, onto=onto)
         grads = torch.autograd.grad(y.float().pow(2).mean(), (x, layer.B, layer.D))
         results.append([y, *grads])
     for found, expected in zip(*results, strict=True):

@@ -23,13 +23,13 @@ def sgd(layer, gradients, lr, damping, weight_decay):
 
 def adamw(layer, gradients, lr, damping, weight_decay, betas, eps):
     """As sgd, with Adam moments of the preconditioned gradient."""
-    halves = list(layer)
-    first, second = [torch.zeros_like(h) for h in halves], [torch.zeros_like(h) for h in halves]
+    factors = list(layer)
+    first, second = [torch.zeros_like(h) for h in factors], [torch.zeros_like(h) for h in factors]
     for t, gradient in enumerate(gradients, start=1):
-        for i, direction in enumerate(directions(*halves, *gradient, damping)):
+        for i, direction in enumerate(directions(*factors, *gradient, damping)):
             first[i] = betas[0] * first[i] + (1 - betas[0]) * direction
             second[i] = betas[1] * second[i] + (1 - betas[1]) * direction**2
             mean, variance = first[i] / (1 - betas[0] ** t), second[i] / (1 - betas[1] ** t)
-            decayed = halves[i] - lr[i] * weight_decay * halves[i]
-            halves[i] = decayed - lr[i] * mean / (torch.sqrt(variance) + eps)
-    return halves
+            decayed = factors[i] - lr[i] * weight_decay * factors[i]
+            factors[i] = decayed - lr[i] * mean / (torch.sqrt(variance) + eps)
+    return factors

@@ -63,18 +63,18 @@ def predict(unet, given=None, **options) -> torch.Tensor:
     return unet(**(given or inputs()), cross_attention_kwargs=options or None).sample
 
 
-def randomize(halves, scale=0.3, seed=5):
+def randomize(factors, scale=0.3, seed=5):
     """Random values for B or D (or all of both)."""
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
-        for half in halves:
-            half.copy_(scale * torch.randn(half.shape, generator=generator))
+        for factor in factors:
+            factor.copy_(scale * torch.randn(factor.shape, generator=generator))
 
 
 def installed(unet, spec=SPEC, layers="square", scale=0.3) -> Adapter:
     """An adapter as after some training."""
     adapter = Adapter.install(unet, spec, layers)
-    randomize([half for pair in adapter.pairs() for half in pair], scale)
+    randomize([factor for pair in adapter.pairs() for factor in pair], scale)
     return adapter
 
 
@@ -84,8 +84,8 @@ def trained_layer(m, n, spec, scale=0.3) -> PLPLinear:
     return layer
 
 
-def gradients(halves) -> list[torch.Tensor]:
-    return [half.grad.clone() for half in halves]
+def gradients(factors) -> list[torch.Tensor]:
+    return [factor.grad.clone() for factor in factors]
 
 
 def distance(found, expected) -> float:
@@ -110,8 +110,8 @@ def test_forward_is_delta_weight_times_x(size, r, ratio, kind, dtype, rows, cont
     layer = trained_layer(m, n, BasisSpec(1, r, ratio, kind))
     torch.manual_seed(0)
     x = torch.randn(rows, 3, n).to(dtype)
-    content_rows = data.draw(st.none() | st.integers(0, rows))
-    y = layer(x, content_rows, content, style)
+    content_samples = data.draw(st.none() | st.integers(0, rows))
+    y = layer(x, content_samples, content, style)
     assert y.shape == (rows, 3, m) and y.dtype == dtype
     dW = delta_weight(layer.A, content * layer.B, layer.C, style * layer.D, kind)
     assert (y.double() - x.double() @ dW.double().T).norm() <= TOLERANCE[dtype] * x.norm() * (1 + dW.norm())
@@ -126,15 +126,15 @@ def test_gradients_are_those_of_separate_passes(size, r, ratio, kind, dtype, row
     torch.manual_seed(0)
     x = torch.randn(rows, 3, n).to(dtype).requires_grad_()
     grad_y = torch.randn(rows, 3, m).to(dtype)
-    content_rows = data.draw(st.none() | st.integers(0, rows))
-    layer(x, content_rows, content).backward(grad_y)
+    content_samples = data.draw(st.none() | st.integers(0, rows))
+    layer(x, content_samples, content).backward(grad_y)
 
-    # Eq. 12 as it is written: one pass per row, the other half detached.
-    B, D = (half.detach().double().requires_grad_() for half in (layer.B, layer.D))
+    # Eq. 12 as it is written: one pass per row, the other factor detached.
+    B, D = (factor.detach().double().requires_grad_() for factor in (layer.B, layer.D))
     x_reference = x.detach().double().requires_grad_()
     for row in range(rows):
-        b = B if content_rows is None or row < content_rows else B.detach()
-        d = D if content_rows is None or row >= content_rows else D.detach()
+        b = B if content_samples is None or row < content_samples else B.detach()
+        d = D if content_samples is None or row >= content_samples else D.detach()
         W_up, W_down = torch.cat([layer.A, content * b]), torch.cat([layer.C, d], 1)
         y = x_reference[row] @ W_down.double().T @ W_up.double().T
         if y.requires_grad:
@@ -155,29 +155,29 @@ def test_rows_leave_the_other_half_exactly_alone(kind, dtype):
         layer.zero_grad()
         layer(torch.randn(5, 3, 12).to(dtype), 2)[loss_rows].square().sum().backward()
         assert not zero.grad.any() and not_zero.grad.all()
-    for content_rows, zero in ((5, layer.D), (0, layer.B)):  # every row is of one kind
+    for content_samples, zero in ((5, layer.D), (0, layer.B)):  # every row is of one kind
         layer.zero_grad()
-        layer(torch.randn(5, 3, 12).to(dtype), content_rows).square().sum().backward()
+        layer(torch.randn(5, 3, 12).to(dtype), content_samples).square().sum().backward()
         assert not zero.grad.any()
 
 
 @pytest.mark.parametrize("asked", [{"B"}, {"D"}, {"B", "D"}, {"x"}, {"x", "B", "D"}])
 def test_only_the_gradients_asked_for_are_computed(asked):
-    m, n, r, tokens, content_rows = 16, 12, 4, 3, 2
+    m, n, r, tokens, content_samples = 16, 12, 4, 3, 2
     layer = trained_layer(m, n, BasisSpec(rank=r))
     x = torch.randn(5, tokens, n)
     wanted = {"B": layer.B, "D": layer.D, "x": x}
     for name, tensor in wanted.items():
         tensor.requires_grad_(name in asked)
     with FlopCounterMode(display=False) as counter:
-        layer(x, content_rows).sum().backward()
+        layer(x, content_samples).sum().backward()
     assert {name for name, tensor in wanted.items() if tensor.grad is not None} == asked
     flops = {  # 2 per multiplication and addition
         "forward": 2 * 5 * tokens * r * (m + n),
         "h": 2 * 5 * tokens * r * m if asked & {"x", "D"} else 0,
         "x": 2 * 5 * tokens * r * n if "x" in asked else 0,
-        "B": 2 * content_rows * tokens * r * layer.B.shape[0] if "B" in asked else 0,
-        "D": 2 * (5 - content_rows) * tokens * r * layer.D.shape[1] if "D" in asked else 0,
+        "B": 2 * content_samples * tokens * r * layer.B.shape[0] if "B" in asked else 0,
+        "D": 2 * (5 - content_samples) * tokens * r * layer.D.shape[1] if "D" in asked else 0,
     }
     assert counter.get_total_flops() == sum(flops.values())
     with torch.no_grad():
@@ -186,9 +186,9 @@ def test_only_the_gradients_asked_for_are_computed(asked):
 
 def test_too_many_content_rows_are_refused():
     layer = trained_layer(16, 12, BasisSpec(rank=4))
-    for content_rows in (-1, 3):
-        with pytest.raises(ValueError, match="content_rows"):
-            layer(torch.randn(2, 3, 12), content_rows)
+    for content_samples in (-1, 3):
+        with pytest.raises(ValueError, match="content_samples"):
+            layer(torch.randn(2, 3, 12), content_samples)
 
 
 def test_starts_as_the_identity_and_both_halves_get_a_gradient():
@@ -246,10 +246,12 @@ def test_works_under_autocast(unet):
     adapter = installed(unet)
     expected = predict(unet)
     with torch.autocast("cpu", torch.bfloat16):
-        y = predict(unet, content_rows=2)
+        y = predict(unet, content_samples=2)
         y.float().square().mean().backward()
     assert distance(y, expected) < 0.05
-    assert all(half.grad.dtype == torch.float32 and half.grad.any() for half in sum(adapter.pairs(), ()))
+    assert all(
+        factor.grad.dtype == torch.float32 and factor.grad.any() for factor in sum(adapter.pairs(), ())
+    )
 
 
 # The attention processor
@@ -320,7 +322,7 @@ def test_adapted_layers(unet, layers, projections):
 
 
 @pytest.mark.parametrize("layers", ["square", "all"])
-@pytest.mark.parametrize("options", [{}, {"content_rows": 2}, {"content_strength": 0.5}])
+@pytest.mark.parametrize("options", [{}, {"content_samples": 2}, {"content_strength": 0.5}])
 @torch.no_grad()
 def test_identity_at_the_start_to_the_bit_and_stock_after_removal(unet, layers, options):
     expected, processors = predict(unet), dict(unet.attn_processors)
@@ -349,8 +351,8 @@ def test_unet_output_is_that_of_the_moved_weights(base, unet, layers, strengths)
     assert distance(found, predict(base)) > 1e-2
 
 
-@pytest.mark.parametrize("content_rows", [0, 1, 3, 4])
-def test_batched_routing_equals_the_separate_passes_of_eq_12(unet, content_rows):
+@pytest.mark.parametrize("content_samples", [0, 1, 3, 4])
+def test_batched_routing_equals_the_separate_passes_of_eq_12(unet, content_samples):
     adapter = installed(unet.double())  # so that what is compared is not the rounding inside the UNet
     torch.manual_seed(0)
     content, style = adapter.parameters_of("content"), adapter.parameters_of("style")
@@ -360,17 +362,17 @@ def test_batched_routing_equals_the_separate_passes_of_eq_12(unet, content_rows)
         return (weight[rows] * (prediction - target[rows]).square().mean((1, 2, 3))).sum()
 
     given = inputs(dtype=torch.float64)
-    loss(predict(unet, given, content_rows=content_rows), slice(None)).backward()
+    loss(predict(unet, given, content_samples=content_samples), slice(None)).backward()
     batched = gradients(content + style)
     unet.zero_grad(set_to_none=False)
     for row in range(ROWS):
-        adapter_half, other = (content, style) if row < content_rows else (style, content)
+        adapter_half, other = (content, style) if row < content_samples else (style, content)
         rows = slice(row, row + 1)
-        for half in other:
-            half.requires_grad_(False)
+        for factor in other:
+            factor.requires_grad_(False)
         loss(predict(unet, inputs(rows, torch.float64)), rows).backward()
-        for half in other:
-            half.requires_grad_(True)
+        for factor in other:
+            factor.requires_grad_(True)
     for found, expected in zip(batched, gradients(content + style), strict=True):
         assert distance(found, expected) < 1e-5 or not (found.any() or expected.any())
 
@@ -379,28 +381,28 @@ def test_a_loss_on_some_rows_leaves_the_other_half_at_exactly_zero(unet):
     adapter = installed(unet)
     for rows, zero, other in ((slice(0, 1), "style", "content"), (slice(1, ROWS), "content", "style")):
         unet.zero_grad()
-        predict(unet, content_rows=1)[rows].square().mean().backward()
-        assert not any(half.grad.any() for half in adapter.parameters_of(zero))
-        assert all(half.grad.any() for half in adapter.parameters_of(other))
+        predict(unet, content_samples=1)[rows].square().mean().backward()
+        assert not any(factor.grad.any() for factor in adapter.parameters_of(zero))
+        assert all(factor.grad.any() for factor in adapter.parameters_of(other))
 
 
 def test_both_halves_of_every_layer_get_a_gradient_at_the_start(unet):
     adapter = Adapter.install(unet, SPEC)
-    predict(unet, content_rows=2).square().mean().backward()
-    assert all(half.grad.any() for pair in adapter.pairs() for half in pair)
+    predict(unet, content_samples=2).square().mean().backward()
+    assert all(factor.grad.any() for pair in adapter.pairs() for factor in pair)
 
 
 def test_gradient_checkpointing_changes_no_gradient(unet):
     adapter = installed(unet)
-    halves = adapter.parameters_of("content") + adapter.parameters_of("style")
+    factors = adapter.parameters_of("content") + adapter.parameters_of("style")
     found = []
     for checkpointing in (False, True):
         if checkpointing:
             unet.enable_gradient_checkpointing()
         unet.train()
         unet.zero_grad()
-        predict(unet, content_rows=2).square().mean().backward()
-        found.append(gradients(halves))
+        predict(unet, content_samples=2).square().mean().backward()
+        found.append(gradients(factors))
     assert unet.is_gradient_checkpointing
     for plain, checkpointed in zip(*found, strict=True):
         assert distance(checkpointed, plain) < 1e-6 and plain.any()
@@ -410,27 +412,27 @@ def test_options_reach_the_processors_without_a_warning(unet, caplog):
     adapter = installed(unet)
     with torch.no_grad(), caplog.at_level(logging.WARNING):
         logging.getLogger("diffusers").addHandler(caplog.handler)
-        predict(unet, content_rows=2, content_strength=0.5, style_strength=0.5)
+        predict(unet, content_samples=2, content_strength=0.5, style_strength=0.5)
         logging.getLogger("diffusers").removeHandler(caplog.handler)
     assert not caplog.records
-    with pytest.raises(ValueError, match="content_rows"):
-        predict(unet, content_rows=ROWS + 1)
+    with pytest.raises(ValueError, match="content_samples"):
+        predict(unet, content_samples=ROWS + 1)
     assert adapter.to("cpu") is adapter
 
 
 @pytest.mark.parametrize("kind", ["content", "style"])
 def test_halves_round_trip(base, unet, kind):
     adapter = installed(unet)
-    half = adapter.factor(kind)
-    assert list(half) == list(adapter.layers)
+    factor = adapter.factor(kind)
+    assert list(factor) == list(adapter.layers)
     other = Adapter.install(copy.deepcopy(base), SPEC)
-    other.load_factor(kind, half)
+    other.load_factor(kind, factor)
     for name, tensor in other.factor(kind).items():
-        assert torch.equal(tensor, half[name])
+        assert torch.equal(tensor, factor[name])
         tensor.zero_()  # a copy, not the parameter
-    assert all(half.any() for half in other.parameters_of(kind))
+    assert all(factor.any() for factor in other.parameters_of(kind))
     empty = "style" if kind == "content" else "content"
-    assert not any(half.any() for half in other.parameters_of(empty))
+    assert not any(factor.any() for factor in other.parameters_of(empty))
 
 
 @pytest.mark.parametrize("fault", ["missing", "unknown", "shape", "transposed"])

@@ -171,10 +171,10 @@ def test_delta_weight_of_the_exact_kind_is_zero_top_left_for_any_factors():
 @settings(max_examples=40, deadline=None)
 @given(m=WIDTHS, n=WIDTHS, r=RANKS, ratio=RATIOS, dtype=st.sampled_from((torch.float32, torch.bfloat16)))
 def test_split_undoes_compose_to_the_bit(m, n, r, ratio, dtype):
-    halves = [part.to(dtype) for part in random_halves(BasisSpec(rank=r, ratio=ratio), m, n)]
-    W_up, W_down = compose(*halves)
+    factors = [part.to(dtype) for part in random_halves(BasisSpec(rank=r, ratio=ratio), m, n)]
+    W_up, W_down = compose(*factors)
     assert W_up.shape == (m, r) and W_down.shape == (r, n) and W_up.dtype == dtype
-    for part, again in zip(halves, split(W_up, W_down, *frozen_sizes(m, n, ratio)), strict=True):
+    for part, again in zip(factors, split(W_up, W_down, *frozen_sizes(m, n, ratio)), strict=True):
         assert torch.equal(part, again)
 
 

@@ -25,7 +25,7 @@ def problem(seed: int = 0, dtype=torch.float32):
 
 
 def parameters(layers):
-    return [tuple(torch.nn.Parameter(half.clone()) for half in layer) for layer in layers]
+    return [tuple(torch.nn.Parameter(factor.clone()) for factor in layer) for layer in layers]
 
 
 def backward(pairs, targets):
@@ -63,12 +63,12 @@ def test_hundred_steps_equal_the_slow_reference(cls, damping, weight_decay, lr):
         optimizer.step()
     reference = reference_optimizers.adamw if more else reference_optimizers.sgd
     for index, (layer, pair) in enumerate(zip(layers, pairs, strict=True)):
-        layer = tuple(half.double() for half in layer)
+        layer = tuple(factor.double() for factor in layer)
         given = [tuple(gradient.double() for gradient in step[index]) for step in gradients]
         expected = reference(layer, given, lr, damping, weight_decay, **more)
-        for found, half, start in zip(pair, expected, layer, strict=True):
-            assert relative(found.detach(), half) < 1e-5
-            assert relative(start, half) > 1e-3, "it moved"
+        for found, factor, start in zip(pair, expected, layer, strict=True):
+            assert relative(found.detach(), factor) < 1e-5
+            assert relative(start, factor) > 1e-3, "it moved"
 
 
 def test_precondition_of_a_stack_is_that_of_each_layer():
@@ -115,7 +115,7 @@ def test_groups_are_the_halves_each_with_its_own_rate(cls):
     layers, targets = problem()
     pairs = parameters(layers)
     optimizer = cls(pairs, lr=(0.0, 1e-2))
-    assert [group["half"] for group in optimizer.param_groups] == ["content", "style"]
+    assert [group["factor"] for group in optimizer.param_groups] == ["content", "style"]
     train(optimizer, pairs, targets, 3)
     for layer, pair in zip(layers, pairs, strict=True):
         assert torch.equal(layer[0], pair[0]) and not torch.equal(layer[1], pair[1])

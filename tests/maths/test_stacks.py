@@ -27,19 +27,19 @@ def backward(pairs) -> None:
 
 def test_pairs_of_one_shape_are_one_pair():
     pairs = layers()
-    values = [[half.detach().clone() for half in pair] for pair in pairs]
+    values = [[factor.detach().clone() for factor in pair] for pair in pairs]
     stacks = Stacks(pairs)
     assert [tuple(B.shape) for B, _ in stacks.pairs] == [(2, 5, 3), (1, 6, 4), (1, 5, 3)]
     assert [tuple(D.shape) for _, D in stacks.pairs] == [(2, 3, 4), (1, 4, 6), (1, 3, 2)]
     assert [*zip(stacks.factors["content"], stacks.factors["style"], strict=True)] == stacks.pairs
     for pair, old in zip(pairs, values, strict=True):
-        assert all(torch.equal(half, value) for half, value in zip(pair, old, strict=True))
+        assert all(torch.equal(factor, value) for factor, value in zip(pair, old, strict=True))
     with torch.no_grad():
         stacks.pairs[0][0][1].fill_(7.0)
         pairs[0][0].fill_(6.0)
     assert (pairs[2][0] == 7).all() and (stacks.pairs[0][0][0] == 6).all(), "one memory"
     assert sum(parameter.numel() for parameter in stacks.parameters) == sum(
-        half.numel() for pair in pairs for half in pair
+        factor.numel() for pair in pairs for factor in pair
     )
 
 
@@ -53,26 +53,29 @@ def test_gradients_are_gathered_and_given_back():
     for parameter in stacks.parameters:
         parameter.grad.mul_(0.5)  # as clipping does
     for pair, other in zip(pairs, alone, strict=True):
-        for half, expected in zip(pair, other, strict=True):
-            assert torch.equal(half.grad, 0.5 * expected.grad)
+        for factor, expected in zip(pair, other, strict=True):
+            assert torch.equal(factor.grad, 0.5 * expected.grad)
     stacks.zero_grad()
-    assert all(half.grad is None for pair in [*pairs, *stacks.pairs] for half in pair)
+    assert all(factor.grad is None for pair in [*pairs, *stacks.pairs] for factor in pair)
 
 
 def test_an_optimizer_of_stacks_moves_the_layers_as_one_of_layers_does():
-    for make in (RiemannianAdamW, lambda pairs: torch.optim.AdamW([half for pair in pairs for half in pair])):
+    for make in (
+        RiemannianAdamW,
+        lambda pairs: torch.optim.AdamW([factor for pair in pairs for factor in pair]),
+    ):
         pairs, alone = layers(), layers()
         stacks = Stacks(pairs)
         stacked, plain = make(stacks.pairs), make(alone)
         for _ in range(5):
-            for halves in (pairs, alone):
-                for parameter in (half for pair in halves for half in pair):
+            for factors in (pairs, alone):
+                for parameter in (factor for pair in factors for factor in pair):
                     parameter.grad = None
-                backward(halves)
+                backward(factors)
             stacks.gather()
             stacked.step()
             plain.step()
         for pair, other, start in zip(pairs, alone, layers(), strict=True):
-            for half, expected, before in zip(pair, other, start, strict=True):
-                torch.testing.assert_close(half, expected, rtol=1e-6, atol=1e-7)
-                assert not torch.equal(half, before)
+            for factor, expected, before in zip(pair, other, start, strict=True):
+                torch.testing.assert_close(factor, expected, rtol=1e-6, atol=1e-7)
+                assert not torch.equal(factor, before)

@@ -15,7 +15,9 @@ def describe(path: Path | str) -> dict[str, object]:
     if path.is_dir():
         state = load_state(path)
         if state is None:
-            raise UserError(f"{printable(path)}: no training state in this folder; give a file or a state folder")
+            raise UserError(
+                f"{printable(path)}: no training state in this folder; give a file or a state folder"
+            )
         return {"file": printable(path), "type": "training state", "step": state[0], "tensors": len(state[1])}
     opened = open_any(path)
     values = sum(tensor.numel() for tensor in opened.tensors.values())

@@ -16,19 +16,19 @@ STOCK_PROCESSORS = (AttnProcessor, AttnProcessor2_0)  # both compute what PLPAtt
 
 
 class _RoutedProduct(torch.autograd.Function):
-    """y = W x + b + W_up (W_down x), Eq. 8; the backward pass sends a row's gradient to the half it trains, Eq. 12.
+    """y = W x + b + W_up (W_down x), Eq. 8; backward, a sample's gradient goes to the factor it trains, Eq. 12.
 
-    x (rows, n) -> y (rows, m). W and b of the frozen layer itself may be None: then its share is left out. Its
-    product and the update's are summed as they are made, one tensor each way. B gets the gradient of rows
-    [0, content_end), D of rows [style_start, rows). All rows share one product each way; a row that must not
-    reach a half never enters its weight gradient.
+    x (samples, n) -> y (samples, m). W and b of the frozen layer itself may be None: then its share is left out. Its
+    product and the update's are summed as they are made, one tensor each way. B gets the gradient of samples
+    [0, content_end), D of samples [style_start, samples). All share one product each way; a sample that must not
+    reach a factor never enters its weight gradient.
     The zeros of the exact basis make the block A C of Eq. 11 zero: no mask, no third product.
     """
 
     @staticmethod
     def forward(ctx, x, W, b, A, B, C, D, content_end: int, style_start: int):
         W_up, W_down = (factor.to(x.dtype) for factor in compose(A, B, C, D))
-        h = x @ W_down.T  # (rows, r)
+        h = x @ W_down.T  # (samples, r)
         ctx.save_for_backward(x, h, W, W_up, W_down)
         ctx.content_end, ctx.style_start = content_end, style_start
         ctx.d_out, ctx.d_in = len(A), C.shape[1]
@@ -76,20 +76,20 @@ class PLPLinear(nn.Module):
     def forward(
         self,
         x: Tensor,
-        content_rows: int | None = None,
+        content_samples: int | None = None,
         content_strength: float = 1.0,
         style_strength: float = 1.0,
         onto: nn.Module | None = None,
     ) -> Tensor:
-        """dW x: (rows, tokens, n) -> (rows, tokens, m), in x's dtype (or autocast's).
+        """dW x: (samples, tokens, n) -> (samples, tokens, m), in x's dtype (or autocast's).
 
         onto: the layer that is adapted: onto(x) + dW x.
-        content_rows: the first so many rows train B alone, the others D alone (Eq. 12); None: all both.
-        content_strength, style_strength: scale B and D. Raises ValueError for more content rows than rows.
+        content_samples: the first so many samples train B alone, the others D alone (Eq. 12); None: all both.
+        content_strength, style_strength: scale B and D. Raises ValueError for more content samples than samples.
         """
-        rows = x.shape[0]
-        if content_rows is not None and not 0 <= content_rows <= rows:
-            raise ValueError(f"content_rows is {content_rows}, but the batch has {rows} rows")
+        samples = x.shape[0]
+        if content_samples is not None and not 0 <= content_samples <= samples:
+            raise ValueError(f"content_samples is {content_samples}, but the batch has {samples} samples")
         kind = x.device.type
         if torch.amp.is_autocast_available(kind) and torch.is_autocast_enabled(kind):
             x = x.to(torch.get_autocast_dtype(kind))
@@ -98,8 +98,8 @@ class PLPLinear(nn.Module):
             W, b = onto.weight, onto.bias
         B = self.B if content_strength == 1 else content_strength * self.B
         D = self.D if style_strength == 1 else style_strength * self.D
-        flat = x.flatten(0, -2)  # (rows * tokens, n), rows in order: the same cut separates them
-        cut = None if content_rows is None else content_rows * (flat.shape[0] // max(rows, 1))
+        flat = x.flatten(0, -2)  # (samples * tokens, n), samples in order: the same cut separates them
+        cut = None if content_samples is None else content_samples * (flat.shape[0] // max(samples, 1))
         content_end, style_start = (flat.shape[0], 0) if cut is None else (cut, cut)
         y = _RoutedProduct.apply(flat, W, b, self.A, B, self.C, D, content_end, style_start)
         y = y.unflatten(0, x.shape[:-1])
@@ -129,23 +129,23 @@ class PLPAttnProcessor(nn.Module):
         encoder_hidden_states: Tensor | None = None,
         attention_mask: Tensor | None = None,
         temb: Tensor | None = None,
-        content_rows: int | None = None,
+        content_samples: int | None = None,
         content_strength: float = 1.0,
         style_strength: float = 1.0,
     ) -> Tensor:
-        """hidden_states (rows, tokens, n) or (rows, n, height, width), and out in the same shape.
+        """hidden_states (samples, tokens, n) or (samples, n, height, width), and out in the same shape.
 
-        encoder_hidden_states (rows, tokens', n') is what keys and values come from; None: hidden_states.
+        encoder_hidden_states (samples, tokens', n') is what keys and values come from; None: hidden_states.
         """
 
         def project(name: str, linear: nn.Module, x: Tensor) -> Tensor:
             if name not in self.layers:
                 return linear(x)
-            return self.layers[name](x, content_rows, content_strength, style_strength, linear)
+            return self.layers[name](x, content_samples, content_strength, style_strength, linear)
 
         x = hidden_states if attn.spatial_norm is None else attn.spatial_norm(hidden_states, temb)
         if hidden_states.ndim == 4:
-            x = x.flatten(2).transpose(1, 2)  # (rows, tokens, n)
+            x = x.flatten(2).transpose(1, 2)  # (samples, tokens, n)
         context = x if encoder_hidden_states is None else encoder_hidden_states
         mask = _heads_mask(attn, attention_mask, context)
         if attn.group_norm is not None:
@@ -158,7 +158,7 @@ class PLPAttnProcessor(nn.Module):
         q, k, v = (
             project(name, getattr(attn, name), tokens).unflatten(-1, (attn.heads, -1)).transpose(1, 2)
             for name, tokens in (("to_q", x), ("to_k", context), ("to_v", context))
-        )  # (rows, heads, tokens, width of a head)
+        )  # (samples, heads, tokens, width of a head)
         q = q if attn.norm_q is None else attn.norm_q(q)
         k = k if attn.norm_k is None else attn.norm_k(k)
         y = _attention(q, k, v, mask).transpose(1, 2).flatten(2)
@@ -172,7 +172,7 @@ class PLPAttnProcessor(nn.Module):
 
 
 def _attention(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
-    """softmax(q k^T / sqrt(width)) v, each (rows, heads, tokens, width of a head), in q's dtype."""
+    """softmax(q k^T / sqrt(width)) v, each (samples, heads, tokens, width of a head), in q's dtype."""
     dtype = q.dtype
     if q.device.type == "cpu" and dtype.itemsize < 4:  # its half-precision kernel: ten times slower, backward
         q, k, v = q.float(), k.float(), v.float()
@@ -181,12 +181,12 @@ def _attention(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
 
 
 def _heads_mask(attn: Attention, mask: Tensor | None, context: Tensor) -> Tensor | None:
-    """Diffusers' additive mask as (rows, heads, 1 or tokens, tokens'), padded to the context's length."""
+    """Diffusers' additive mask as (samples, heads, 1 or tokens, tokens'), padded to the context's length."""
     if mask is None:
         return None
-    rows, length, _ = context.shape
-    mask = attn.prepare_attention_mask(mask, length, rows)  # (rows * heads, 1 or tokens, tokens')
-    return mask.unflatten(0, (rows, attn.heads))
+    samples, length, _ = context.shape
+    mask = attn.prepare_attention_mask(mask, length, samples)  # (samples * heads, 1 or tokens, tokens')
+    return mask.unflatten(0, (samples, attn.heads))
 
 
 class Adapter:
@@ -246,24 +246,24 @@ class Adapter:
 
     def factor(self, kind: str) -> dict[str, Tensor]:
         """Copies on the CPU of B ("content") or D ("style") of every layer, by layer name."""
-        halves = zip(self.layers, self.parameters_of(kind), strict=True)
-        return {name: half.detach().cpu().clone() for name, half in halves}
+        factors = zip(self.layers, self.parameters_of(kind), strict=True)
+        return {name: factor.detach().cpu().clone() for name, factor in factors}
 
     @torch.no_grad()
     def load_factor(self, kind: str, tensors: Mapping[str, Tensor]) -> None:
         """Set B ("content") or D ("style") of every layer. UserError, and nothing set, if one misfits."""
         where, advice = f"{kind} weights", "use the base, layers and rank that they were made with"
-        halves = dict(zip(self.layers, self.parameters_of(kind), strict=True))
-        if missing := [name for name in halves if name not in tensors]:
+        factors = dict(zip(self.layers, self.parameters_of(kind), strict=True))
+        if missing := [name for name in factors if name not in tensors]:
             raise UserError(f"{where}: no tensor for layer {missing[0]}; {advice}")
-        if unknown := [name for name in tensors if name not in halves]:
+        if unknown := [name for name in tensors if name not in factors]:
             raise UserError(f"{where}: this UNet has no adapted layer {unknown[0]}; {advice}")
-        for name, half in halves.items():
-            found, expected = tuple(tensors[name].shape), tuple(half.shape)
+        for name, factor in factors.items():
+            found, expected = tuple(tensors[name].shape), tuple(factor.shape)
             if found != expected:
                 raise UserError(f"{where}: layer {name} is {found}, expected {expected}; {advice}")
-        for name, half in halves.items():
-            half.copy_(tensors[name])
+        for name, factor in factors.items():
+            factor.copy_(tensors[name])
 
     @torch.no_grad()
     def lora(

@@ -7,7 +7,9 @@ from torch import Tensor
 
 from ..core.seeds import seeded
 
-Denoiser = Callable[[Tensor, Tensor], Tensor]  # (noisy (samples, c, h, w), timesteps (samples,)) -> prediction
+Denoiser = Callable[
+    [Tensor, Tensor], Tensor
+]  # (noisy (samples, c, h, w), timesteps (samples,)) -> prediction
 
 
 def draw_noise(

@@ -30,7 +30,7 @@ FACTORS = {"content": "B", "style": "D"}  # Sec. 4.2: B in the up projection, D 
 
 @dataclass(frozen=True)
 class BasisSpec:
-    """What, with a layer's name and widths, determines the frozen A and C. Halves compose if theirs agree.
+    """What, with a layer's name and widths, determines the frozen A and C. Factors compose if theirs agree.
 
     kind: "exact" (A C = 0); for comparison "random" (the paper's "w/o Orth"), "reference" (published code).
     scale: multiplies A and C. A D and B C grow with it and B D does not: the larger it is, with learning rates

@@ -1,4 +1,4 @@
-"""Riemannian precondition (Sec. 4.3, Eq. 13-14): a half's gradient divided by its partner's Gram matrix."""
+"""Riemannian precondition (Sec. 4.3, Eq. 13-14): a factor's gradient divided by its partner's Gram matrix."""
 
 from abc import abstractmethod
 from collections.abc import Iterable
@@ -8,8 +8,8 @@ from torch import Tensor
 from torch.optim import Optimizer
 from torch.optim.adamw import adamw
 
-# Small beside the Gram matrix of a trained half: 640 rows with entries of 1e-3 give eigenvalues near 6e-4.
-# Where a half is all but zero it rules, and caps the direction at 1e6 times the gradient.
+# Small beside the Gram matrix of a trained factor: 640 rows with entries of 1e-3 give eigenvalues near 6e-4.
+# Where a factor is all but zero it rules, and caps the direction at 1e6 times the gradient.
 DAMPING = 1e-6
 FUSED_KERNELS = ("cpu", "cuda", "mps", "xpu")  # devices on which torch moves a whole list at once
 NO_FLOAT64 = {"mps": torch.float32}  # Apple's GPUs
@@ -56,7 +56,7 @@ class _Riemannian(Optimizer):
     def __init__(self, pairs: Iterable[tuple[Tensor, Tensor]], lr, **settings) -> None:
         pairs = list(pairs)
         for index, pair in enumerate(pairs):
-            if len(pair) != 2 or any(half is None for half in pair):
+            if len(pair) != 2 or any(factor is None for factor in pair):
                 raise ValueError(f"pair {index}: B or D is missing; each preconditions the other")
             B, D = pair
             if B.ndim < 2 or (*B.shape[:-2], B.shape[-1]) != tuple(D.shape[:-1]):
@@ -68,8 +68,8 @@ class _Riemannian(Optimizer):
             raise ValueError(f"damping is {settings['damping']}; must be positive, for B or D may be zero")
         lr_B, lr_D = (lr, lr) if isinstance(lr, (int, float)) else lr
         groups = [
-            {"params": [B for B, _ in pairs], "lr": lr_B, "half": "content"},
-            {"params": [D for _, D in pairs], "lr": lr_D, "half": "style"},
+            {"params": [B for B, _ in pairs], "lr": lr_B, "factor": "content"},
+            {"params": [D for _, D in pairs], "lr": lr_D, "factor": "style"},
         ]
         super().__init__(groups, {"lr": 0.0, **settings})
 
@@ -88,20 +88,20 @@ class _Riemannian(Optimizer):
         content, style = self.param_groups
         pairs = list(zip(content["params"], style["params"], strict=True))
         for index, pair in enumerate(pairs):
-            if any(half.grad is None for half in pair):
+            if any(factor.grad is None for factor in pair):
                 raise ValueError(f"pair {index}: B or D has no gradient; each preconditions the other")
         for B, D in pairs:
             directions = precondition(B, D, B.grad, D.grad, content["damping"])
-            for group, half, direction in zip(self.param_groups, (B, D), directions, strict=True):
-                wide = half.to(direction.dtype)  # the parameter itself, if it is as wide
-                self._move(half, wide, direction, group)
-                if wide is not half:
-                    half.copy_(wide)  # rounded once
+            for group, factor, direction in zip(self.param_groups, (B, D), directions, strict=True):
+                wide = factor.to(direction.dtype)  # the parameter itself, if it is as wide
+                self._move(factor, wide, direction, group)
+                if wide is not factor:
+                    factor.copy_(wide)  # rounded once
         return loss
 
     @abstractmethod
-    def _move(self, half: Tensor, wide: Tensor, direction: Tensor, group: dict) -> None:
-        """Step `wide`, the parameter `half` in float32 or wider, along `direction`, in place."""
+    def _move(self, factor: Tensor, wide: Tensor, direction: Tensor, group: dict) -> None:
+        """Step `wide`, the parameter `factor` in float32 or wider, along `direction`, in place."""
 
 
 class RiemannianSGD(_Riemannian):
@@ -116,7 +116,7 @@ class RiemannianSGD(_Riemannian):
     def __init__(self, pairs, lr=1e-4, damping: float = DAMPING, weight_decay: float = 0.0) -> None:
         super().__init__(pairs, lr, damping=damping, weight_decay=weight_decay)
 
-    def _move(self, half, wide, direction, group):
+    def _move(self, factor, wide, direction, group):
         wide.mul_(1 - group["lr"] * group["weight_decay"]).add_(direction, alpha=-group["lr"])
 
 
@@ -133,15 +133,15 @@ class RiemannianAdamW(_Riemannian):
     ) -> None:  # fmt: skip
         super().__init__(pairs, lr, betas=betas, eps=eps, weight_decay=weight_decay, damping=damping)
 
-    def _move(self, half, wide, direction, group):
-        state = self.state[half]
+    def _move(self, factor, wide, direction, group):
+        state = self.state[factor]
         if not state:
             state["step"] = torch.zeros((), device=direction.device)
             state["exp_avg"], state["exp_avg_sq"] = torch.zeros_like(direction), torch.zeros_like(direction)
         beta1, beta2 = group["betas"]
         adamw(
             [wide], [direction], [state["exp_avg"]], [state["exp_avg_sq"]], [], [state["step"]],
-            fused=half.device.type in FUSED_KERNELS,
+            fused=factor.device.type in FUSED_KERNELS,
             amsgrad=False, maximize=False, beta1=beta1, beta2=beta2,
             lr=group["lr"], weight_decay=group["weight_decay"], eps=group["eps"],
         )  # fmt: skip

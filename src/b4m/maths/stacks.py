@@ -10,7 +10,7 @@ from .plp import FACTORS
 
 
 class Stacks:
-    """Pairs (B, D) of layers, stacked by shape; from now on each layer's halves are views of the stacks.
+    """Pairs (B, D) of layers, stacked by shape; from now on each layer's factors are views of the stacks.
 
     pairs: stacked B (k, m - d_out, r) and D (k, r, n - d_in) of k layers each, for an optimizer.
     factors: all stacked B as "content", all stacked D as "style". The layers' devices and dtypes must stay.
@@ -19,7 +19,7 @@ class Stacks:
     def __init__(self, pairs: Iterable[tuple[nn.Parameter, nn.Parameter]]) -> None:
         by_shape = defaultdict(list)
         for pair in pairs:
-            by_shape[tuple((half.shape, half.dtype, half.device) for half in pair)].append(pair)
+            by_shape[tuple((factor.shape, factor.dtype, factor.device) for factor in pair)].append(pair)
         self._members: dict[nn.Parameter, Sequence[nn.Parameter]] = {}
         self.pairs = [tuple(map(self._stack, zip(*of_shape, strict=True))) for of_shape in by_shape.values()]
         self.factors = dict(zip(FACTORS, zip(*self.pairs, strict=True), strict=True))
@@ -37,7 +37,7 @@ class Stacks:
         return list(self._members)
 
     def gather(self) -> None:
-        """Give the stacks the gradients that the layers' halves have got, which become views of theirs in turn."""
+        """Give the stacks the gradients that the layers' factors have got, which become views of theirs in turn."""
         for stack, members in self._members.items():
             stack.grad = torch.stack([member.grad for member in members])  # pyrefly: ignore[bad-argument-type]
             for member, part in zip(members, stack.grad, strict=True):

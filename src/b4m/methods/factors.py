@@ -68,8 +68,8 @@ class FactorLearner(DenoisingLearner):
 
     def attention(self, batch: Batch) -> dict[str, Any]:
         if self.content_samples is None:
-            return {"content_rows": None}
-        return {"content_rows": min(max(self.content_samples - batch.first, 0), len(batch.images))}
+            return {"content_samples": None}
+        return {"content_samples": min(max(self.content_samples - batch.first, 0), len(batch.images))}
 
     def learns_from(self, sample: int) -> set[str]:
         if self.content_samples is None:
