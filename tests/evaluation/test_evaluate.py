@@ -155,7 +155,7 @@ def test_no_manifest_and_an_empty_one(tmp_path):
     with pytest.raises(UserError, match="cannot be read"):
         read_manifest(tmp_path)
     (tmp_path / "manifest.jsonl").write_text("\n")
-    with pytest.raises(UserError, match="lists no picture"):
+    with pytest.raises(UserError, match="lists no image"):
         read_manifest(tmp_path)
 
 
@@ -261,7 +261,7 @@ def test_without_labels_nothing_is_judged(shots, extractors):
 
 @pytest.mark.parametrize("change", [{"labels": {"content": "baer"}}, {"leaks": {"content": ("baer",)}}])
 def test_a_label_that_no_judge_knows_is_refused(shots, extractors, change):
-    with pytest.raises(UserError, match="'baer' is no class of the judge .*it knows bear, car"):
+    with pytest.raises(UserError, match="'baer' is no class of the classifier .*it knows bear, car"):
         score([dataclasses.replace(shots[0], **change)], extractors, progress=False)
 
 
@@ -273,7 +273,7 @@ def test_more_pictures_than_fit_in_memory_score_the_same(shots, records, extract
 def test_the_same_spec_is_loaded_once_and_wrong_kinds_are_refused_at_once(models):
     found = load_extractors(models["content"], models["clip"], models["clip"], {"content": models["content"]})
     assert found.style is found.prompt and found.content is found.judges["content"]
-    with pytest.raises(UserError, match="reads pictures only"):
+    with pytest.raises(UserError, match="reads images only"):
         load_extractors(models["dino"], models["clip"], models["dino"])
     with pytest.raises(UserError, match="names no classes"):
         load_extractors(models["dino"], models["clip"], models["clip"], {"content": models["dino"]})
@@ -634,7 +634,7 @@ def test_features_are_kept_for_the_next_run(config, monkeypatch):
 
 def test_mistakes_are_told_before_anything_is_drawn(config, drawn, models):
     for changes, line in (
-        ({"prompt_extractor": models["dino"]}, "reads pictures only"),
+        ({"prompt_extractor": models["dino"]}, "reads images only"),
         ({"content_extractor": "no/such/model"}, "no such folder"),
         ({"baseline": "theirs"}, "is no row"),
     ):

@@ -240,7 +240,7 @@ def test_preprocessing_follows_convnexts_rule(tmp_path):
         ({**CLIP_LIKE, "size": {"longest_edge": 4}}, "cannot be followed"),
         ({**CLIP_LIKE, "image_mean": [0.5]}, "cannot be followed"),
         ({**CLIP_LIKE, "image_processor_type": "NoSuchProcessor"}, "cannot be followed"),
-        ({**CLIP_LIKE, "do_center_crop": False}, "pictures in many sizes"),
+        ({**CLIP_LIKE, "do_center_crop": False}, "images in many sizes"),
         ("[", "cannot be followed"),
     ],
 )
@@ -312,7 +312,7 @@ def test_a_cache_knows_changed_weights_and_preprocessing(dino, pictures, tmp_pat
 
 
 def test_what_a_model_cannot_do_is_said(dino, clip, pictures):
-    with pytest.raises(UserError, match="reads pictures only"):
+    with pytest.raises(UserError, match="reads images only"):
         load_extractor(dino).texts(["a bear"])
     with pytest.raises(UserError, match="names no classes"):
         load_extractor(clip).classify(pictures)
@@ -363,7 +363,7 @@ def test_missing_weights_are_never_made_up(tmp_path):
 def test_models_of_another_kind_are_refused(tmp_path, pictures):
     small = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 16}
     text = save(tmp_path / "text", BertModel(BertConfig(vocab_size=20, **small)))
-    with pytest.raises(UserError, match="BertModel reads no pictures"):
+    with pytest.raises(UserError, match="BertModel reads no images"):
         load_extractor(text)
     vit = ViTForImageClassification(ViTConfig(image_size=16, patch_size=4, **small))
     with pytest.raises(UserError, match="pools no features"):

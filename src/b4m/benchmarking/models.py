@@ -109,7 +109,7 @@ def random_cache(unet: ModelMixin, images: int, resolution: int) -> Cache:
 
 
 def job(config: BenchConfig, stage: str, folder: Path) -> ContentConfig | JointConfig:
-    """Settings of one training on pictures of noise that are written to `folder`."""
+    """Settings of one training on images of noise that are written to `folder`."""
     names = ["target", *(f"partner-{i}" for i in range(config.partners))]
     for index, name in enumerate(names):
         shape: Any = (config.resolution, config.resolution, 3)

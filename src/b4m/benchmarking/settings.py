@@ -21,7 +21,7 @@ class BenchConfig:
     device: str = setting("where to run", "auto", choices=("auto", "cpu", "cuda"))
     output: OutputPath = setting("JSON file for all that was measured", "outputs/bench.json")
     resolution: int | None = setting(
-        "side of the pictures in pixels (default: 512, and 64 for the small size)", None, low=8, high=8192
+        "side of the images in pixels (default: 512, and 64 for the small size)", None, low=8, high=8192
     )
     partners: int = setting("partners beside the one target; they and it are the rows of a step", 3, low=1)
     rank: int | None = setting("rank of the adapter (default: 64, and 32 for the small size)", None, low=2)

@@ -1,4 +1,4 @@
-"""Evaluation: draw or read pictures, score each against its references and prompt, sum up over pairs, write it down."""
+"""Evaluation: draw or read images, score each against its references and prompt, sum up over pairs, write it down."""
 
 import hashlib
 from collections import defaultdict
@@ -27,13 +27,13 @@ from .metrics import alignment, diversity
 from .report import check_baseline, figure_class, summarise, write_results
 from .settings import EvaluateConfig
 
-AT_ONCE = 64  # pictures in memory
+AT_ONCE = 64  # images in memory
 VERSIONS = ("b4m", "torch", "transformers", "diffusers", "numpy", "pillow", "open_clip_torch")
 
 
 @dataclass(frozen=True)
 class Extractors:
-    """Who looks at the pictures: one model for each alignment, and a judge for each aspect that has labels."""
+    """Who looks at the images: one model for each alignment, and a classifier for each aspect that has labels."""
 
     content: Extractor  # paper: DINOv2
     style: Extractor  # paper: CLIP
@@ -57,20 +57,20 @@ def load_extractors(
     loaded[prompt].texts(["a picture"])  # a prompt extractor without a text tower is refused at once
     for spec in judges.values():
         if not loaded[spec].labels:
-            raise UserError(f"judge {spec}: it names no classes; give the folder of an image classifier")
+            raise UserError(f"classifier {spec}: it names no classes; give the folder of an image classifier")
     found = {aspect: loaded[spec] for aspect, spec in judges.items()}
     return Extractors(loaded[content], loaded[style], loaded[prompt], found)
 
 
 def score(shots: Sequence[Shot], extractors: Extractors, progress: bool = True) -> list[dict[str, Any]]:
-    """One record per picture, in their order: who it is (`report.IDENTITY`) and its scores (`report.SCORES`).
+    """One record per image, in their order: who it is (`report.IDENTITY`) and its scores (`report.SCORES`).
 
     content, style: cosine with the references, averaged over them; prompt: with the prompt; average of the three
-    (paper, Table 1). diversity: of the pictures that differ in the seed only, as
+    (paper, Table 1). diversity: of the images that differ in the seed only, as
     the prompt extractor sees them, the same number for each of them.
-    With judges and labels 0 or 1: *_right, both_right, and leak_* where the judge names something of the shot's
-    leaks that was not asked for; *_verdict is what was named. A score that does not apply is absent.
-    Raises UserError: pictures that cannot be read, labels or leaks that the judge has no class for.
+    With classifiers and labels 0 or 1: *_right, both_right, and leak_* where a classifier names something of the
+    shot's leaks that was not asked for; *_verdict is what was named. A score that does not apply is absent.
+    Raises UserError: images that cannot be read, labels or leaks that the classifier has no class for.
     """
     for shot in shots:
         _check_labels(shot, extractors.judges)
@@ -138,7 +138,7 @@ def _check_labels(shot: Shot, judges: Mapping[str, Extractor]) -> None:
         for name in (*asked, *shot.leaks.get(aspect, ())):
             if name not in judge.labels:
                 raise UserError(
-                    f"{shot.file}: {aspect} {name!r} is no class of the judge {judge.name}; "
+                    f"{shot.file}: {aspect} {name!r} is no class of the classifier {judge.name}; "
                     f"it knows {', '.join(judge.labels)}"
                 )
 
@@ -172,9 +172,9 @@ def provenance(extractors: Extractors) -> dict[str, Any]:
 
 
 def evaluate(config: EvaluateConfig) -> dict[str, Any]:
-    """The job behind `b4m evaluate`: pictures of a manifest, or drawn first; what results.json holds comes back.
+    """The job behind `b4m evaluate`: images of a manifest, or drawn first; what results.json holds comes back.
 
-    Continues where it was stopped: whole pictures of the same settings and features already computed are kept.
+    Continues where it was stopped: whole images of the same settings and features already computed are kept.
     Raises UserError; models and names are checked before anything is drawn.
     """
     figure_class()
@@ -203,7 +203,7 @@ def evaluate(config: EvaluateConfig) -> dict[str, Any]:
 
 
 def planned(config: EvaluateConfig) -> list[Shot]:
-    """The pictures that `draw` makes of a concept pair or a LoRA file: every prompt with every seed.
+    """The images that `draw` makes of a concept pair or a LoRA file: every prompt with every seed.
 
     Raises UserError: files that cannot be read, prompts that differ in trigger words only.
     """
@@ -254,7 +254,7 @@ def draw(config: EvaluateConfig, shots: Sequence[Shot]) -> None:
 
 
 def _drawn_with(config: EvaluateConfig) -> dict[str, str]:
-    """What decides a picture besides prompt and seed: settings, and the bytes of the files it is drawn with."""
+    """What decides an image besides prompt and seed: settings, and the bytes of the files it is drawn with."""
     settings = drawn_with(config)
     for name in ("content_file", "style_file", "lora_file"):
         if name in settings:
@@ -273,10 +273,10 @@ def _facts(prompt: str, seed: int, settings: Mapping[str, str]) -> dict[str, str
 
 
 def _is_drawn(file: Path, prompt: str, seed: int, settings: Mapping[str, str]) -> bool:
-    """Whether the picture is there, whole, and says that it was drawn like this."""
+    """Whether the image is there, whole, and says that it was drawn like this."""
     try:
         with Image.open(file, formats=["PNG"]) as picture:
             picture.load()
             return getattr(picture, "text", None) == _facts(prompt, seed, settings)
-    except Exception:  # absent, cut off, or no picture: in each case it is drawn again
+    except Exception:  # absent, cut off, or no image: in each case it is drawn again
         return False

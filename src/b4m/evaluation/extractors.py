@@ -1,4 +1,4 @@
-"""Feature extractors by name or folder: pictures and texts to unit vectors, pictures to the names of classes.
+"""Feature extractors by name or folder: images and texts to unit vectors, images to the names of classes.
 
 Apart from the arithmetic (`metrics`). Safetensors only, no code that comes with a model, and never a fallback.
 """
@@ -21,7 +21,7 @@ from ..core.storage import fingerprint, read_tensors, reason, write_tensors
 from ..core.where import locate
 
 OPEN_CLIP = "open_clip:"
-BATCH = 32  # pictures or texts at a time
+BATCH = 32  # images or texts at a time
 
 
 @dataclass(frozen=True)
@@ -38,9 +38,9 @@ class Model:
 
 
 class Extractor:
-    """A frozen model that turns pictures, and texts where it can, into vectors of length 1 on the CPU.
+    """A frozen model that turns images, and texts where it can, into vectors of length 1 on the CPU.
 
-    A picture (its sha256 of size and pixels) and a text are computed once; `cache`: a folder that keeps the
+    An image (its sha256 of size and pixels) and a text are computed once; `cache`: a folder that keeps the
     vectors for later runs, apart for each model by a hash of its weights. `labels`: the classes it knows.
     """
 
@@ -61,21 +61,19 @@ class Extractor:
         return fingerprint(self._model.network.state_dict(), {"settings": self._model.settings})
 
     def images(self, pictures: Sequence[Image.Image]) -> Tensor:
-        """Pictures (k) of any size -> features (k, d) float32, each of length 1."""
+        """Images (k) of any size -> features (k, d) float32, each of length 1."""
         return self._features([f"image {_digest(picture)}" for picture in pictures], pictures, self._encode)
 
     def texts(self, texts: Sequence[str]) -> Tensor:
         """Texts (k), cut at the model's own length -> (k, d) float32, length 1. UserError without a text tower."""
         if self._model.texts is None:
-            raise UserError(
-                f"{self.name}: it reads pictures only; give a CLIP model where texts are compared"
-            )
+            raise UserError(f"{self.name}: it reads images only; give a CLIP model where texts are compared")
         keys = [f"text {hashlib.sha256(text.encode()).hexdigest()}" for text in texts]
         return self._features(keys, texts, self._model.texts)
 
     @torch.no_grad()
     def classify(self, pictures: Sequence[Image.Image]) -> list[str]:
-        """The class that each picture is taken for. Raises UserError where the model has no classes."""
+        """The class that each image is taken for. Raises UserError where the model has no classes."""
         if self._model.logits is None:
             raise UserError(
                 f"{self.name}: it names no classes; give the folder of an image classifier as a judge"
@@ -156,9 +154,7 @@ def _transformers(spec: str, device: torch.device) -> Model:
         )
     both = hasattr(network, "get_image_features") and hasattr(network, "get_text_features")
     if not both and network.main_input_name != "pixel_values":
-        raise UserError(
-            f"{where}: a {type(network).__name__} reads no pictures; give a vision or a CLIP model"
-        )
+        raise UserError(f"{where}: a {type(network).__name__} reads no images; give a vision or a CLIP model")
     network.to(device).eval()
     prepare, settings = _preprocessor(where, spec)
     common = dict(network=network, prepare=prepare, settings=settings)
@@ -184,7 +180,7 @@ def _pooled(where: str, output: Any) -> Tensor:
 
 
 def _preprocessor(where: str, spec: str) -> tuple[Callable[[Image.Image], Tensor], str]:
-    """A picture -> the model's pixels (3, H, W), by its own processor without torchvision; and its settings."""
+    """An image -> the model's pixels (3, H, W), by its own processor without torchvision; and its settings."""
     from transformers import AutoImageProcessor
 
     def prepare(picture: Image.Image) -> Tensor:
@@ -199,7 +195,7 @@ def _preprocessor(where: str, spec: str) -> tuple[Callable[[Image.Image], Tensor
         ) from error
     if len(shapes) > 1:
         raise UserError(
-            f"{where}: its preprocessor_config.json leaves pictures in many sizes; let it crop them"
+            f"{where}: its preprocessor_config.json leaves images in many sizes; let it crop them"
         )
     return prepare, processor.to_json_string()
 

@@ -1,4 +1,4 @@
-"""A report of b4m inspect as people read it: layers in groups, a table, a picture.
+"""A report of b4m inspect as people read it: layers in groups, a table, an image.
 
 A layer, like a group, is a dict with norm, share, effective_rank (each by block) and overlap: see inspection.py.
 """
@@ -14,11 +14,11 @@ import numpy as np
 from ..core.errors import printable
 
 BLOCKS = {"dW": "", "frozen": "A C", "style": "A D", "content": "B C", "interaction": "B D"}
-ROWS = 64  # of the picture; above that, the layers of one kind in one block of the UNet share a row
+ROWS = 64  # of the image; above that, the layers of one kind in one block of the UNet share a row
 COLOURS = dict(dW="#222", frozen="#999", style="#d50", content="#07b", interaction="#0a7")
 OVERLAP = dict(mean_squared_cosine="#73a", chance="#888")
 MARKERS = dict(style="<", content=">", chance="|")  # equal values do not hide each other
-Rows = list[tuple[str, str, list[dict]]]  # of the picture: block of the UNet, label, layers
+Rows = list[tuple[str, str, list[dict]]]  # of the image: block of the UNet, label, layers
 SMALL = dict(fontsize=7, title_fontsize=7.5, frameon=False, columnspacing=1, handletextpad=0.1)  # legends
 ORDER = ("self", "cross", "q", "k", "v", "out", "other")
 

@@ -1,4 +1,4 @@
-"""Which pictures are scored: manifest.jsonl, one line per picture with its prompt, seed, pair and ground truth."""
+"""Which images are scored: manifest.jsonl, one line per image with its prompt, seed, pair and ground truth."""
 
 import json
 import re
@@ -11,7 +11,7 @@ from ..core.errors import UserError
 from ..core.storage import reason, write_text
 
 NAME = "manifest.jsonl"
-ASPECTS = ("content", "style", "background", "colour")  # what judges may be asked for
+ASPECTS = ("content", "style", "background", "colour")  # what classifiers may be asked for
 EXAMPLE = (
     '{"file": "000.png", "prompt": "a snq bear in w@z chalk style", "seed": 0, "content": "bear", '
     '"style": "chalk", "content_dir": "../bear", "style_dir": "../chalk"}'
@@ -20,7 +20,7 @@ EXAMPLE = (
 
 @dataclass(frozen=True)
 class Shot:
-    """One picture to be scored. Paths are absolute once read from a manifest.
+    """One image to be scored. Paths are absolute once read from a manifest.
 
     labels: the ground truth asked for, by one of ASPECTS. leaks: by aspect, names that only the references can
     have brought in: the backgrounds and colours they show, the partners they were learned with.
@@ -31,7 +31,7 @@ class Shot:
     seed: int
     content: str
     style: str
-    content_dir: Path  # of references: a folder or one picture
+    content_dir: Path  # of references: a folder or one image
     style_dir: Path
     row: str = "pictures"  # the method or ablation that drew it
     training_seed: int | None = None
@@ -52,10 +52,10 @@ def in_plain_words(prompt: str, triggers: Iterable[str]) -> str:
 
 
 def read_manifest(folder: Path | str) -> list[Shot]:
-    """The pictures listed in a folder's manifest.jsonl, in its order; its paths count from that folder.
+    """The images listed in a folder's manifest.jsonl, in its order; its paths count from that folder.
 
     Raises UserError with the line's number: no manifest, not JSON, a key missing, unknown or of another type, a
-    file that is not there, a picture listed twice.
+    file that is not there, an image listed twice.
     """
     folder = Path(folder).absolute()
     path = folder / NAME
@@ -63,7 +63,7 @@ def read_manifest(folder: Path | str) -> list[Shot]:
         lines = path.read_text(encoding="utf-8-sig").split("\n")
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(
-            f"{path}: cannot be read ({reason(error)}); write one line per picture, like {EXAMPLE}"
+            f"{path}: cannot be read ({reason(error)}); write one line per image, like {EXAMPLE}"
         ) from error
     shots: list[Shot] = []
     seen: dict[tuple, int] = {}
@@ -80,7 +80,7 @@ def read_manifest(folder: Path | str) -> list[Shot]:
         seen[key] = number
         shots.append(shot)
     if not shots:
-        raise UserError(f"{path}: lists no picture; write one line per picture, like {EXAMPLE}")
+        raise UserError(f"{path}: lists no image; write one line per image, like {EXAMPLE}")
     return shots
 
 

@@ -20,9 +20,9 @@ class Interval(NamedTuple):
 
 
 def alignment(features: Tensor, references: Tensor) -> Tensor:
-    """Cosine of each picture (k, d) with each reference (j, d), averaged over the references: (k,).
+    """Cosine of each image (k, d) with each reference (j, d), averaged over the references: (k,).
 
-    Paper, Sec. 5 and Table 1: content alignment with DINOv2 features of the content's pictures, style alignment
+    Paper, Sec. 5 and Table 1: content alignment with DINOv2 features of the content's images, style alignment
     with CLIP features of the style's, prompt alignment with the CLIP features of one text (j = 1).
     Raises ValueError for anything but two matrices of one width, neither empty.
     """
@@ -31,17 +31,17 @@ def alignment(features: Tensor, references: Tensor) -> Tensor:
             f"features {tuple(features.shape)} and references {tuple(references.shape)} do not fit"
         )
     if not len(features) or not len(references):
-        raise ValueError(f"{len(features)} pictures and {len(references)} references: one each at least")
+        raise ValueError(f"{len(features)} images and {len(references)} references: one each at least")
     return (F.normalize(features.float(), dim=1) @ F.normalize(references.float(), dim=1).T).mean(1)
 
 
 def diversity(features: Tensor) -> float:
-    """1 - mean cosine over all pairs of pictures (k, d) that differ in their seed only: 0 when all are alike.
+    """1 - mean cosine over all pairs of images (k, d) that differ in their seed only: 0 when all are alike.
 
-    Raises ValueError for fewer than two pictures.
+    Raises ValueError for fewer than two images.
     """
     if features.dim() != 2 or len(features) < 2:
-        raise ValueError(f"features {tuple(features.shape)}: diversity needs two pictures or more")
+        raise ValueError(f"features {tuple(features.shape)}: diversity needs two images or more")
     unit = F.normalize(features.double(), dim=1)
     count = len(unit)
     total = unit.sum(0).square().sum() - unit.square().sum()  # of both orders of every pair

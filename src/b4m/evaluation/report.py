@@ -25,7 +25,7 @@ ALIGNMENTS = {  # score: its title
     "average": "average alignment",
     "diversity": "diversity between seeds",
 }
-SHARES = {  # of pictures, as the judges name them
+SHARES = {  # of images, as the classifiers name them
     "content_right": "content right",
     "style_right": "style right",
     "both_right": "both right",
@@ -40,12 +40,12 @@ SCORES = {**ALIGNMENTS, **SHARES}
 IDENTITY = ("file", "row", "content_name", "style_name", "prompt_text", "seed", "training_seed")
 Record = Mapping[str, Any]
 
-CELL = 128  # pixels of one picture of the sheet
+CELL = 128  # pixels of one image of the sheet
 MAX_PAIRS, MAX_ROWS = 24, 12  # of the sheet
 
 
 def summarise(records: Sequence[Record], baseline: str | None = None) -> dict[str, Any]:
-    """Per row and score: the mean over the pictures of each pair and training seed, over its training seeds,
+    """Per row and score: the mean over the images of each pair and training seed, over its training seeds,
     then `metrics.crossed_interval` over contents and styles; against `baseline` the same of paired differences.
 
     A picture's counterpart has the same pair, prompt, seed and training seed; where one side has no training seed
@@ -91,7 +91,7 @@ def by_pair(records: Sequence[Record]) -> list[dict[str, Any]]:
 def check_baseline(rows: Iterable[str], baseline: str | None) -> None:
     """Raises UserError for a baseline that is none of `rows`."""
     if baseline is not None and baseline not in rows:
-        raise UserError(f"baseline {baseline!r} is no row of these pictures; choose one of {', '.join(rows)}")
+        raise UserError(f"baseline {baseline!r} is no row of these images; choose one of {', '.join(rows)}")
 
 
 def _scored(records: Sequence[Record], score: str) -> list[tuple[Record, float]]:
@@ -145,7 +145,7 @@ def _drawn(record: Record) -> tuple:
 
 
 def tables(summary: Mapping[str, Any]) -> str:
-    """The summary as Markdown: alignments, shares of pictures where judges spoke, differences from the baseline."""
+    """The summary as Markdown: alignments, shares of images where classifiers spoke, differences from the baseline."""
     rows, baseline = summary["rows"], summary["baseline"]
     parts = ["Mean over pairs [95 % interval by a bootstrap over contents and styles].\n"]
     for scores in (ALIGNMENTS, SHARES):
@@ -221,9 +221,9 @@ def _write_csv(path: Path, records: Sequence[Record]) -> None:
 
 
 def sheet(shots: Sequence[Shot]) -> Image.Image:
-    """A line per pair: a reference of either kind, then one picture of each row, with the same prompt and seed.
+    """A line per pair: a reference of either kind, then one image of each row, with the same prompt and seed.
 
-    At most 24 pairs, spread over all of them, and 12 rows; white where a row has no such picture.
+    At most 24 pairs, spread over all of them, and 12 rows; white where a row has no such image.
     """
     rows = list(dict.fromkeys(shot.row for shot in shots))[:MAX_ROWS]
     every = list(dict.fromkeys(shot.pair for shot in shots))
@@ -248,7 +248,7 @@ def _blank() -> Image.Image:
 
 
 def _thumbnail(path: Path) -> Image.Image:
-    """The first picture of a folder, or the one of a file, whole on a white square; small ones keep their pixels."""
+    """The first image of a folder, or the one of a file, whole on a white square; small ones keep their pixels."""
     picture = open_pictures(path)[0]
     small = max(picture.size) < CELL
     way = Image.Resampling.NEAREST if small else Image.Resampling.LANCZOS

@@ -10,24 +10,22 @@ from ..core.errors import UserError
 
 @dataclass(frozen=True, kw_only=True)
 class EvaluateConfig(DrawnWith):
-    """Settings of one evaluation: a folder of pictures with a manifest, or files to draw pictures with first."""
+    """Settings of one evaluation: a folder of images with a manifest, or files to draw images with first."""
 
     preset_rows = ("evaluate",)  # over those of drawing
 
     pictures: InputPath | None = setting(
-        "folder of pictures with a manifest.jsonl; nothing is drawn then", None
+        "folder of images with a manifest.jsonl; nothing is drawn then", None
     )
     output_dir: OutputPath = setting(
         "folder for tables, plot, sheet, cached features and drawn pictures", "outputs/evaluation"
     )
     content_dir: InputPath | None = setting(
-        "pictures of the content to compare with: a folder or one file", None
+        "images of the content to compare with: a folder or one file", None
     )
-    style_dir: InputPath | None = setting("pictures of the style to compare with: a folder or one file", None)
+    style_dir: InputPath | None = setting("images of the style to compare with: a folder or one file", None)
     prompts: tuple[str, ...] = setting("what to draw, one or more prompts", ())
-    seeds: tuple[int, ...] = setting(
-        "one picture per seed and prompt", tuple(range(10)), low=0, high=2**63 - 1
-    )
+    seeds: tuple[int, ...] = setting("one image per seed and prompt", tuple(range(10)), low=0, high=2**63 - 1)
     baseline: str | None = setting("row of the manifest that the other rows are compared with", None)
     content_extractor: str = setting(
         "model of content alignment (paper: DINOv2): folder, Hugging Face name or open_clip:ARCHITECTURE:WEIGHTS",
@@ -56,7 +54,7 @@ class EvaluateConfig(DrawnWith):
         files = [name for name in ("content_file", "style_file", "lora_file") if getattr(self, name)]
         if self.pictures:
             if given := [*files, *(["prompts"] if self.prompts else [])]:
-                raise UserError(f"--pictures goes without {flag(given[0])}: these pictures are drawn already")
+                raise UserError(f"--pictures goes without {flag(given[0])}: these images are drawn already")
             return
         if not files:
             raise UserError(
@@ -64,7 +62,7 @@ class EvaluateConfig(DrawnWith):
             )
         for name in ("prompts", "seeds", "content_dir", "style_dir"):
             if not getattr(self, name):
-                raise UserError(f"{flag(name)} is missing: pictures are drawn and compared with it")
+                raise UserError(f"{flag(name)} is missing: images are drawn and compared with it")
         if len(set(self.prompts)) < len(self.prompts) or len(set(self.seeds)) < len(self.seeds):
             raise UserError("--prompts and --seeds: each may stand there once")
 

@@ -17,9 +17,9 @@ class Row:
     method: str = setting("the registered method", "b4m")
     train: dict[str, Any] = setting("settings of the trainings that start from nothing", {})
     second: dict[str, Any] = setting("settings of the second stage", {})
-    generate: dict[str, Any] = setting("settings of the pictures: steps, guidance, dials", {})
-    content_pictures: int | None = setting("use the first so many pictures of a content", None, low=1)
-    style_pictures: int | None = setting("use the first so many pictures of a style", None, low=1)
+    generate: dict[str, Any] = setting("settings of the images: steps, guidance, dials", {})
+    content_pictures: int | None = setting("use the first so many images of a content", None, low=1)
+    style_pictures: int | None = setting("use the first so many images of a style", None, low=1)
     partners: int | None = setting("use the first so many partners", None, low=1)
 
     def __post_init__(self) -> None:
@@ -35,29 +35,29 @@ class Study:
     rows: dict[str, Any] = setting(
         "the table's rows by name: what each changes; the first one is the baseline"
     )
-    contents: tuple[str, ...] = setting("a folder of reference pictures for each content")
-    styles: tuple[str, ...] = setting("a folder of reference pictures for each style")
+    contents: tuple[str, ...] = setting("a folder of reference images for each content")
+    styles: tuple[str, ...] = setting("a folder of reference images for each style")
     prompts: tuple[str, ...] = setting("what to draw; {content} and {style} stand for the pair's words")
     partner_styles: tuple[str, ...] = setting("partners of the contents: diverse styles", ())
     partner_contents: tuple[str, ...] = setting("partners of the styles: diverse contents", ())
     classes: dict[str, str] = setting("plain words for a folder's name (default: the name itself)", {})
-    seeds: tuple[int, ...] = setting("seeds of the pictures, each with every prompt", (0, 1))
+    seeds: tuple[int, ...] = setting("seeds of the images, each with every prompt", (0, 1))
     training_seeds: tuple[int, ...] = setting("every training is done once with each of these seeds", (0,))
     preset: str = setting("settings to start from", "embedded")
     settings: dict[str, Any] = setting("settings of all trainings: base_model, mixed_precision, ...", {})
     train: dict[str, Any] = setting("settings of the trainings that start from nothing", {})
     second: dict[str, Any] = setting("settings of all second stages", {})
     generate: dict[str, Any] = setting("settings of all pictures", {})
-    evaluate: dict[str, Any] = setting("extractors and judges (default: the preset's)", {})
+    evaluate: dict[str, Any] = setting("extractors and classifiers (default: the preset's)", {})
     labels: dict[str, Any] = setting(
-        "what each judge should say: text with {content} and {style}, a list with a word for every prompt, "
+        "what each classifier should say: text with {content} and {style}, a list with a word for every prompt, "
         "or a word for every content by its name",
         {},
     )
     leaks: dict[str, Any] = setting(
-        "what a judge should not say: names by judge, or for every content by its name", {}
+        "what a classifier should not say: names by classifier, or for every content by its name", {}
     )
-    seconds: dict[str, float] = setting("measured cost of each stage and picture, for the dry run", {})
+    seconds: dict[str, float] = setting("measured cost of each stage and image, for the dry run", {})
 
     def __post_init__(self) -> None:
         check(self)
@@ -93,7 +93,7 @@ class Study:
         return {"content": self.word(content), "style": self.word(style)}
 
     def labels_of(self, content: str, style: str, prompt: int) -> dict[str, str]:
-        """What the judges should say of a picture drawn from prompt number `prompt`."""
+        """What the classifiers should say of an image drawn from prompt number `prompt`."""
         words = self.words(content, style)
 
         def said(label: str | list | dict) -> str:
@@ -104,7 +104,7 @@ class Study:
         return {judge: said(label) for judge, label in self.labels.items()}
 
     def leaks_of(self, content: str) -> dict[str, tuple[str, ...]]:
-        """What the judges should not say of a picture of `content`."""
+        """What the classifiers should not say of an image of `content`."""
         return {
             judge: tuple(names[self.word(content)] if isinstance(names, dict) else names)
             for judge, names in self.leaks.items()
@@ -117,7 +117,7 @@ def _expand(name: str, paths: tuple[str, ...]) -> tuple[str, ...]:
     for path in paths:
         named = matches(path) if "*" in path else [path]
         if not named:
-            raise UserError(f"{name}: nothing matches {path}; put a folder of pictures there for each")
+            raise UserError(f"{name}: nothing matches {path}; put a folder of images there for each")
         found += named
     return tuple(found)
 

@@ -1,4 +1,4 @@
-"""A study as work to do: the trainings and the pictures that its rows need, each named by what determines it."""
+"""A study as work to do: the trainings and the images that its rows need, each named by what determines it."""
 
 import hashlib
 import json
@@ -42,7 +42,7 @@ class Training:
 
 @dataclass(frozen=True)
 class Drawing:
-    """The pictures of one pair under one row and one training seed, in a folder named by all that determines them."""
+    """The images of one pair under one row and one training seed, in a folder named by all that determines them."""
 
     row: str
     training_seed: int
@@ -62,7 +62,7 @@ class Drawing:
 
     @property
     def asked(self) -> tuple[tuple[int, str, int], ...]:
-        """(number of the prompt, the prompt, seed) of every picture."""
+        """(number of the prompt, the prompt, seed) of every image."""
         asked = product(enumerate(self.config.prompts), self.config.seeds)
         return tuple((number, prompt, seed) for (number, prompt), seed in asked)
 
@@ -141,7 +141,7 @@ class Plan:
         return {kind: self.study.settings.get(f"{kind}_trigger", word) for kind, word in default.items()}
 
     def costs(self) -> Iterator[tuple[str, int]]:
-        """(stage, how many), then ("picture", how many): pictures that rows share are counted once."""
+        """(stage, how many), then ("picture", how many): images that rows share are counted once."""
         stages = [training.config.stage for training in self.trainings.values()]
         for stage in dict.fromkeys((*STAGES, *stages)):
             yield stage, stages.count(stage)
@@ -213,7 +213,7 @@ def _key(config: TrainConfig | GenerateConfig) -> str:
 
 
 def _first(folder: str, count: int | None) -> tuple[str, ...]:
-    """The folder; or the first `count` of its pictures."""
+    """The folder; or the first `count` of its images."""
     if count is None:
         return (folder,)
     place = Path(locate(folder))

@@ -1,4 +1,4 @@
-"""Run a study: every training and every picture once, by any number of processes at a time; then its table."""
+"""Run a study: every training and every image once, by any number of processes at a time; then its table."""
 
 import json
 import time
@@ -34,7 +34,7 @@ def _plan(config: StudyConfig) -> Plan:
 
 
 def dry_run(config: StudyConfig) -> str:
-    """What the study means, in lines: how many trainings and pictures, how many are done, how many hours are left."""
+    """What the study means, in lines: how many trainings and images, how many are done, how many hours are left."""
     plan = _plan(config)
     left = dict.fromkeys(dict(plan.costs()), 0)
     for training in plan.trainings.values():
@@ -55,7 +55,7 @@ def dry_run(config: StudyConfig) -> str:
 def study(config: StudyConfig) -> Path | None:
     """Do what is left of the study and write its results; the folder of these. None: another process writes them.
 
-    Start it as often as there are devices: a training or a pair's pictures is one process's at a time, and what
+    Start it as often as there are devices: a training or a pair's images is one process's at a time, and what
     is done is not done again. Raises UserError; SystemExit(128 + n) after signal n, nothing lost.
     """
     plan = _plan(config)
@@ -108,7 +108,7 @@ class Easel:
         self.opened: tuple = ()  # what `backbone` was made of
 
     def draw(self, drawing: Drawing) -> bool:
-        """The pictures of one drawing, and a mark that they are whole. -> True. Raises Busy, UserError."""
+        """The images of one drawing, and a mark that they are whole. -> True. Raises Busy, UserError."""
         config, folder, asked = drawing.config, drawing.folder, drawing.asked
         with exclusive(folder):
             wanted = (config.base_model, config.vae, config.mixed_precision)
@@ -131,7 +131,7 @@ class Easel:
 
 
 def _drawings(plan: Plan) -> list[Drawing]:
-    """Each set of pictures once, however many rows show it."""
+    """Each set of images once, however many rows show it."""
     return [job for job in plan.jobs.values() if isinstance(job, Drawing)]
 
 
@@ -140,12 +140,12 @@ def _name(number: int, seed: int) -> str:
 
 
 def _done(drawing: Drawing) -> Path:
-    """Exists once all pictures of the drawing do."""
+    """Exists once all images of the drawing do."""
     return drawing.folder / "seconds.json"
 
 
 def _seconds(plan: Plan) -> dict[str, float]:
-    """Median seconds of each stage, and of a picture, over what has been done."""
+    """Median seconds of each stage, and of an image, over what has been done."""
     found: dict[str, list[float]] = {}
     marks = [(t.config.stage, t.folder / "seconds.json") for t in plan.trainings.values()]
     for name, path in [*marks, *(("picture", _done(drawing)) for drawing in _drawings(plan))]:
@@ -155,7 +155,7 @@ def _seconds(plan: Plan) -> dict[str, float]:
 
 
 def _results(config: StudyConfig, plan: Plan) -> Path:
-    """Score all pictures as `b4m evaluate` does, and say what each stage cost. Raises Busy, UserError."""
+    """Score all images as `b4m evaluate` does, and say what each stage cost. Raises Busy, UserError."""
     study, folder = plan.study, Path(config.output_dir) / "results" / config.name
     with exclusive(folder):
         write_manifest(folder, _shots(plan))
@@ -199,7 +199,7 @@ def timings(seconds: dict[str, float]) -> str:
 
 
 def _shots(plan: Plan) -> list[Shot]:
-    """Every row's pictures, their prompts in plain words."""
+    """Every row's images, their prompts in plain words."""
     study = plan.study
     return [
         Shot(

@@ -20,7 +20,7 @@ class StudyConfig:
         None,
     )
     output_dir: OutputPath = setting(
-        "folder for trainings and pictures, which studies share, and results", "outputs/studies"
+        "folder for trainings and images, which studies share, and results", "outputs/studies"
     )
 
     def __post_init__(self) -> None:

@@ -29,7 +29,7 @@ class Logbook:
         return sum("skipped" in record for record in self.records)
 
     def start(self, pictures: Sequence[dict], tracker: str) -> None:
-        """Write the log anew, since later lines belong to steps that are taken again; and the pictures."""
+        """Write the log anew, since later lines belong to steps that are taken again; and the images."""
         if not self.accelerator.is_main_process:
             return
         for folder in (self.folder, self.folder / "previews"):
