@@ -12,7 +12,9 @@ from diffusers import AutoencoderKL
 from torch import Tensor
 
 PATCH = 8
-CONSTANT = 30.0  # far above the data: makes the last group norm a fixed scale, so that the encoder stays linear
+CONSTANT = (
+    30.0  # far above the data: makes the last group norm a fixed scale, so that the encoder stays linear
+)
 
 
 def principal_components(pictures: Tensor, count: int) -> tuple[Tensor, Tensor, Tensor]:

@@ -1,6 +1,6 @@
 """Draw the reference pictures that the examples customize: held-out contents and styles, and their training partners.
 
-    python examples/world/make_references.py     # rewrites examples/references, the same bytes every time
+python examples/world/make_references.py     # rewrites examples/references, the same bytes every time
 """
 
 from __future__ import annotations
@@ -21,11 +21,20 @@ SIZE = 256  # pixels: what a person likes to look at; training scales them to it
 CONTENT_TRIGGER, STYLE_TRIGGER = "snq", "w@z"
 VIEWS = ("white", "teal", "grey", "cream", "rose")  # grounds of the views of a content
 MODELS = (("cup", "red", "white"), ("tree", "green", "grey"), ("bird", "blue", "cream"))  # what shows a style
-STYLE_PARTNERS = (("cartoon", "house", "pink", "teal"), ("yarn", "star", "yellow", "navy"),
-                  ("neon", "boat", "green", "grey"), ("watercolour", "flower", "purple", "cream"),
-                  ("mosaic", "cat", "orange", "white"))
-CONTENT_PARTNERS = (("dog", "brown", "teal"), ("vase", "blue", "white"), ("mushroom", "red", "grey"),
-                    ("house", "yellow", "rose"), ("boat", "purple", "cream"))
+STYLE_PARTNERS = (
+    ("cartoon", "house", "pink", "teal"),
+    ("yarn", "star", "yellow", "navy"),
+    ("neon", "boat", "green", "grey"),
+    ("watercolour", "flower", "purple", "cream"),
+    ("mosaic", "cat", "orange", "white"),
+)
+CONTENT_PARTNERS = (
+    ("dog", "brown", "teal"),
+    ("vase", "blue", "white"),
+    ("mushroom", "red", "grey"),
+    ("house", "yellow", "rose"),
+    ("boat", "purple", "cream"),
+)
 
 
 def pose(number: int) -> Pose:
@@ -50,7 +59,11 @@ def main() -> None:
     for style in HELD_OUT_STYLES:
         for i, (content, colour, ground) in enumerate(MODELS):
             scene = Scene(content, style, colour, ground, pose(10 + i), 0)
-            save(FOLDER / "style" / style / str(i), scene, f"a {colour} {content} in {STYLE_TRIGGER} {style} style")
+            save(
+                FOLDER / "style" / style / str(i),
+                scene,
+                f"a {colour} {content} in {STYLE_TRIGGER} {style} style",
+            )
     for i, (style, content, colour, ground) in enumerate(STYLE_PARTNERS):
         scene = Scene(content, style, colour, ground, pose(20 + i), 0)
         text = f"a {colour} {content} in {style} style on a {ground} background"

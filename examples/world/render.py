@@ -21,8 +21,21 @@ if __package__ in (None, ""):
 from world.shapes import BACKGROUNDS, COLOURS, FIXED, INSTANCES, PARTS, RGB, Instance, Part
 from world.styles import HELD_OUT, PRETRAINING, Array, Fields, rgb
 
-__all__ = ["BACKGROUNDS", "COLOURS", "CONTENTS", "HELD_OUT_STYLES", "INSTANCES", "STYLES", "Instance", "Pose",
-           "Scene", "caption", "contact_sheet", "render", "sample_scene"]
+__all__ = [
+    "BACKGROUNDS",
+    "COLOURS",
+    "CONTENTS",
+    "HELD_OUT_STYLES",
+    "INSTANCES",
+    "STYLES",
+    "Instance",
+    "Pose",
+    "Scene",
+    "caption",
+    "contact_sheet",
+    "render",
+    "sample_scene",
+]
 
 CONTENTS: tuple[str, ...] = tuple(PARTS)
 STYLES: tuple[str, ...] = tuple(PRETRAINING)
@@ -86,6 +99,7 @@ def caption(scene: Scene) -> str:
 
 
 # --- from a scene to fields ------------------------------------------------------------------------
+
 
 @lru_cache(maxsize=8)
 def _frame(n: int) -> tuple[Array, Array]:
@@ -151,6 +165,7 @@ def _fields(scene: Scene, n: int) -> Fields:
 
 # --- pictures --------------------------------------------------------------------------------------
 
+
 def render(scene: Scene, size: int = 64) -> np.ndarray:
     """The scene as a (size, size, 3) picture of bytes."""
     style = PRETRAINING.get(scene.style) or HELD_OUT[scene.style]
@@ -173,8 +188,15 @@ def everything() -> list[list[Scene]]:
     rows = [(content, None) for content in CONTENTS] + [(i.content, name) for name, i in INSTANCES.items()]
     return [
         [
-            Scene(content, style, None if instance else colours[(3 * r + c) % 8], grounds[(r + c) % 6],
-                  Pose.sample(rng), 100 * r + c, instance)
+            Scene(
+                content,
+                style,
+                None if instance else colours[(3 * r + c) % 8],
+                grounds[(r + c) % 6],
+                Pose.sample(rng),
+                100 * r + c,
+                instance,
+            )
             for c, style in enumerate(styles)
         ]
         for r, (content, instance) in enumerate(rows)

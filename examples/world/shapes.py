@@ -19,6 +19,7 @@ RGB = tuple[float, float, float]
 
 # --- distance functions ----------------------------------------------------------------------------
 
+
 def circle(cx: float, cy: float, r: float) -> Shape:
     return lambda x, y: np.hypot(x - cx, y - cy) - r
 
@@ -118,6 +119,7 @@ def mirrored(shape: Shape) -> Shape:
 
 # --- contents --------------------------------------------------------------------------------------
 
+
 @dataclass(frozen=True)
 class Part:
     """One shape and the role that colours it: main, accent, pale, or a fixed colour of FIXED."""
@@ -142,8 +144,19 @@ def _teapot() -> list[Part]:
     body = ellipse(0.0, 0.16, 0.50, 0.42)
     return [
         Part(ring(-0.50, 0.10, 0.23, 0.24, 0.065), name="handle"),
-        Part(polygon((0.30, 0.38), (0.34, 0.06), (0.50, 0.02), (0.58, -0.16), (0.78, -0.20), (0.68, 0.10),
-                     (0.54, 0.30), round_=0.03), name="spout"),
+        Part(
+            polygon(
+                (0.30, 0.38),
+                (0.34, 0.06),
+                (0.50, 0.02),
+                (0.58, -0.16),
+                (0.78, -0.20),
+                (0.68, 0.10),
+                (0.54, 0.30),
+                round_=0.03,
+            ),
+            name="spout",
+        ),
         Part(box(0, 0.58, 0.27, 0.06, 0.05), "accent"),
         Part(body, name="body"),
         Part(circle(0, -0.46, 0.10), "accent", "knob"),
@@ -196,8 +209,10 @@ def _cat() -> list[Part]:
         Part(mirrored(ellipse(0.25, 0.06, 0.05, 0.12)), "dark"),
         Part(ellipse(0, 0.38, 0.20, 0.13), "pale", "muzzle"),
         Part(polygon((-0.07, 0.29), (0.07, 0.29), (0, 0.36), round_=0.03), "tongue"),
-        Part(mirrored(union(capsule(0.36, 0.33, 0.75, 0.25, 0.022), capsule(0.36, 0.43, 0.75, 0.49, 0.022))),
-             "dark"),
+        Part(
+            mirrored(union(capsule(0.36, 0.33, 0.75, 0.25, 0.022), capsule(0.36, 0.43, 0.75, 0.49, 0.022))),
+            "dark",
+        ),
     ]
 
 
@@ -244,8 +259,15 @@ def _tree() -> list[Part]:
     return [
         Part(polygon((-0.11, 0.10), (0.11, 0.10), (0.18, 0.76), (-0.18, 0.76), round_=0.02), "wood"),
         Part(crown, name="crown"),
-        Part(subtract(crown, union(ellipse(-0.10, -0.42, 0.38, 0.40), circle(-0.36, -0.16, 0.25),
-                                   circle(0.16, -0.18, 0.25))), "accent"),
+        Part(
+            subtract(
+                crown,
+                union(
+                    ellipse(-0.10, -0.42, 0.38, 0.40), circle(-0.36, -0.16, 0.25), circle(0.16, -0.18, 0.25)
+                ),
+            ),
+            "accent",
+        ),
     ]
 
 
@@ -255,8 +277,12 @@ def _mushroom() -> list[Part]:
         Part(polygon((-0.17, 0.0), (0.17, 0.0), (0.22, 0.66), (-0.22, 0.66), round_=0.06), "light"),
         Part(cap, name="cap"),
         Part(box(0, 0.10, 0.74, 0.07, 0.07), "accent"),
-        Part(intersect(cap, union(circle(0.0, -0.38, 0.17), circle(-0.40, -0.12, 0.13),
-                                  circle(0.40, -0.12, 0.13))), "light"),
+        Part(
+            intersect(
+                cap, union(circle(0.0, -0.38, 0.17), circle(-0.40, -0.12, 0.13), circle(0.40, -0.12, 0.13))
+            ),
+            "light",
+        ),
     ]
 
 
@@ -272,8 +298,13 @@ def _ball() -> list[Part]:
     wedges = []
     for k in range(3):
         a, b = 2 * pi * (k + 0.05) / 3, 2 * pi * (k + 0.50) / 3
-        wedges.append(polygon(pole, (pole[0] + 2 * cos(a), pole[1] + 2 * sin(a)),
-                              (pole[0] + 2 * cos(b), pole[1] + 2 * sin(b))))
+        wedges.append(
+            polygon(
+                pole,
+                (pole[0] + 2 * cos(a), pole[1] + 2 * sin(a)),
+                (pole[0] + 2 * cos(b), pole[1] + 2 * sin(b)),
+            )
+        )
     return [
         Part(disc, name="body"),
         Part(intersect(disc, union(*wedges)), "light"),
@@ -315,39 +346,65 @@ def _cup() -> list[Part]:
 
 
 def _flower() -> list[Part]:
-    petals = union(*(circle(0.33 * sin(2 * pi * k / 6), -0.26 - 0.33 * cos(2 * pi * k / 6), 0.21)
-                     for k in range(6)))
+    petals = union(
+        *(circle(0.33 * sin(2 * pi * k / 6), -0.26 - 0.33 * cos(2 * pi * k / 6), 0.21) for k in range(6))
+    )
     return [
         Part(capsule(0, 0.0, 0, 0.76, 0.05), "leaf"),
-        Part(union(capsule(0.06, 0.64, 0.42, 0.42, 0.05, 0.12),
-                   capsule(-0.06, 0.70, -0.42, 0.50, 0.05, 0.12)), "leaf"),
+        Part(
+            union(capsule(0.06, 0.64, 0.42, 0.42, 0.05, 0.12), capsule(-0.06, 0.70, -0.42, 0.50, 0.05, 0.12)),
+            "leaf",
+        ),
         Part(petals, name="petals"),
         Part(circle(0, -0.26, 0.20), "gold"),
     ]
 
 
 PARTS: dict[str, list[Part]] = {
-    "teapot": _teapot(), "vase": _vase(), "bear": _bear(), "dog": _dog(), "cat": _cat(), "fish": _fish(),
-    "house": _house(), "car": _car(), "tree": _tree(), "mushroom": _mushroom(), "star": _star(),
-    "ball": _ball(), "boat": _boat(), "bird": _bird(), "cup": _cup(), "flower": _flower(),
+    "teapot": _teapot(),
+    "vase": _vase(),
+    "bear": _bear(),
+    "dog": _dog(),
+    "cat": _cat(),
+    "fish": _fish(),
+    "house": _house(),
+    "car": _car(),
+    "tree": _tree(),
+    "mushroom": _mushroom(),
+    "star": _star(),
+    "ball": _ball(),
+    "boat": _boat(),
+    "bird": _bird(),
+    "cup": _cup(),
+    "flower": _flower(),
 }
 
 
 # --- colours ---------------------------------------------------------------------------------------
 
 COLOURS: dict[str, RGB] = {
-    "red": (0.86, 0.14, 0.14), "orange": (0.97, 0.52, 0.08), "yellow": (0.98, 0.86, 0.12),
-    "green": (0.18, 0.66, 0.24), "blue": (0.14, 0.36, 0.90), "purple": (0.52, 0.20, 0.74),
-    "pink": (0.98, 0.45, 0.72), "brown": (0.48, 0.28, 0.14),
+    "red": (0.86, 0.14, 0.14),
+    "orange": (0.97, 0.52, 0.08),
+    "yellow": (0.98, 0.86, 0.12),
+    "green": (0.18, 0.66, 0.24),
+    "blue": (0.14, 0.36, 0.90),
+    "purple": (0.52, 0.20, 0.74),
+    "pink": (0.98, 0.45, 0.72),
+    "brown": (0.48, 0.28, 0.14),
 }
 
 BACKGROUNDS: dict[str, RGB] = {
-    "white": (0.96, 0.96, 0.96), "grey": (0.62, 0.63, 0.65), "teal": (0.22, 0.55, 0.56),
-    "cream": (0.96, 0.89, 0.68), "navy": (0.14, 0.18, 0.36), "rose": (0.87, 0.66, 0.66),
+    "white": (0.96, 0.96, 0.96),
+    "grey": (0.62, 0.63, 0.65),
+    "teal": (0.22, 0.55, 0.56),
+    "cream": (0.96, 0.89, 0.68),
+    "navy": (0.14, 0.18, 0.36),
+    "rose": (0.87, 0.66, 0.66),
 }
 
 
 # --- instances -------------------------------------------------------------------------------------
+
 
 @dataclass(frozen=True)
 class Mark:
@@ -377,15 +434,32 @@ class Instance:
 _WHITE = FIXED["light"]
 
 INSTANCES: dict[str, Instance] = {
-    "bear": Instance("bear", COLOURS["orange"], {"belly": _WHITE, "muzzle": _WHITE},
-                     (Mark(half_plane(1, 0, 0), COLOURS["blue"]),)),
-    "teapot": Instance("teapot", COLOURS["green"], {"lid": COLOURS["red"], "knob": COLOURS["red"]},
-                       (Mark(union(box(0, 0.07, 1, 0.085), box(0, 0.37, 1, 0.085)), COLOURS["yellow"],
-                             ("body",)),)),
-    "car": Instance("car", COLOURS["purple"], {"roof": COLOURS["yellow"]},
-                    (Mark(star(0, 0.18, 0.25, 0.45), _WHITE, ("body",)),)),
-    "fish": Instance("fish", COLOURS["red"], {"tail": COLOURS["blue"], "gill": COLOURS["red"]},
-                     (Mark(box(-0.14, 0, 0.12, 1), _WHITE, ("body", "flipper")),
-                      Mark(box(0.10, 0, 0.12, 1), COLOURS["blue"], ("body", "flipper")),
-                      Mark(box(0.34, 0, 0.12, 1), _WHITE, ("body", "flipper")))),
+    "bear": Instance(
+        "bear",
+        COLOURS["orange"],
+        {"belly": _WHITE, "muzzle": _WHITE},
+        (Mark(half_plane(1, 0, 0), COLOURS["blue"]),),
+    ),
+    "teapot": Instance(
+        "teapot",
+        COLOURS["green"],
+        {"lid": COLOURS["red"], "knob": COLOURS["red"]},
+        (Mark(union(box(0, 0.07, 1, 0.085), box(0, 0.37, 1, 0.085)), COLOURS["yellow"], ("body",)),),
+    ),
+    "car": Instance(
+        "car",
+        COLOURS["purple"],
+        {"roof": COLOURS["yellow"]},
+        (Mark(star(0, 0.18, 0.25, 0.45), _WHITE, ("body",)),),
+    ),
+    "fish": Instance(
+        "fish",
+        COLOURS["red"],
+        {"tail": COLOURS["blue"], "gill": COLOURS["red"]},
+        (
+            Mark(box(-0.14, 0, 0.12, 1), _WHITE, ("body", "flipper")),
+            Mark(box(0.10, 0, 0.12, 1), COLOURS["blue"], ("body", "flipper")),
+            Mark(box(0.34, 0, 0.12, 1), _WHITE, ("body", "flipper")),
+        ),
+    ),
 }

@@ -19,13 +19,13 @@ Array = np.ndarray
 class Fields:
     """What a style may know of a scene; distances are in half frames."""
 
-    x: Array        # frame coordinates, -1..1
+    x: Array  # frame coordinates, -1..1
     y: Array
-    dist: Array     # signed distance to the silhouette, negative inside
-    edge: Array     # distance to the nearest visible border of a part or a marking
-    label: Array    # topmost part, 0 for the ground
-    albedo: Array   # (3, n, n) local colour, carried on outside the silhouette
-    light: Array    # 0..1, how far the rounded surface faces the light at the upper left
+    dist: Array  # signed distance to the silhouette, negative inside
+    edge: Array  # distance to the nearest visible border of a part or a marking
+    label: Array  # topmost part, 0 for the ground
+    albedo: Array  # (3, n, n) local colour, carried on outside the silhouette
+    light: Array  # 0..1, how far the rounded surface faces the light at the upper left
     centre: tuple[float, float, float]  # x, y and scale of the object
 
     @property
@@ -77,6 +77,7 @@ def shifted(a: Array, amount: float) -> Array:
 
 
 # --- fixed textures --------------------------------------------------------------------------------
+
 
 @lru_cache(maxsize=8)
 def grid(n: int) -> tuple[Array, Array]:
@@ -150,7 +151,7 @@ def hatch(n: int, period: float, slope: float) -> Array:
 def dots(n: int, period: float) -> Array:
     """Distance to the nearest halftone dot centre, in 64ths, on a grid turned by 45 degrees."""
     gx, gy = grid(n)
-    u, v = (gx + gy) / 2 ** 0.5, (gx - gy) / 2 ** 0.5
+    u, v = (gx + gy) / 2**0.5, (gx - gy) / 2**0.5
     return np.hypot(u % period - period / 2, v % period - period / 2)
 
 
@@ -164,12 +165,13 @@ def rays(n: int, count: int) -> tuple[Array, Array]:
 
 # --- styles seen in pretraining --------------------------------------------------------------------
 
+
 def photo(f: Fields, ground: Array) -> Array:
     cx, cy, s = f.centre
     floor = np.clip((f.y - 0.35) * 5, 0, 1)
     room = ground * (1.05 - 0.22 * (f.x * f.x + f.y * f.y) * (1 - floor)) * (1 - 0.20 * floor)
     room = room + 0.10 * floor * np.clip(f.y, 0, 1)
-    shadow = np.exp(-((f.x - cx - 0.10) / (0.62 * s)) ** 2 - ((f.y - cy - 0.74 * s) / 0.14) ** 2)
+    shadow = np.exp(-(((f.x - cx - 0.10) / (0.62 * s)) ** 2) - ((f.y - cy - 0.74 * s) / 0.14) ** 2)
     room = room * (1 - 0.62 * shadow)
     crease = 1 - 0.35 * np.exp(-f.edge / 0.03)
     body = f.albedo * (0.28 + 0.85 * f.light) * crease + 6 * np.clip(f.light - 0.80, 0, 1) ** 2
@@ -234,11 +236,11 @@ def watercolour(f: Fields, ground: Array) -> Array:
 
 
 def neon(f: Fields, ground: Array) -> Array:
-    tube = np.exp(-(f.edge / 0.030) ** 2)
+    tube = np.exp(-((f.edge / 0.030) ** 2))
     glow = 0.55 * np.exp(-f.edge / 0.11) + 0.22 * np.exp(-np.maximum(f.dist, 0) / 0.30)
     night = 0.03 + 0.16 * ground * (1.1 - 0.5 * np.hypot(f.x, f.y))
     colour = vivid(f.albedo + 0.06)
-    return night + colour * mix(glow, 1.0, tube) + 0.26 * tube ** 3
+    return night + colour * mix(glow, 1.0, tube) + 0.26 * tube**3
 
 
 def pixel(f: Fields, ground: Array) -> Array:
@@ -267,6 +269,7 @@ def papercut(f: Fields, ground: Array) -> Array:
 
 
 # --- styles held out of pretraining ----------------------------------------------------------------
+
 
 def glass(f: Fields, ground: Array) -> Array:
     n = f.x.shape[-1]
@@ -316,7 +319,15 @@ def stitch(f: Fields, ground: Array) -> Array:
 
 
 PRETRAINING: dict[str, Style] = {
-    "photo": photo, "cartoon": cartoon, "yarn": yarn, "sticker": sticker, "mosaic": mosaic, "sketch": sketch,
-    "watercolour": watercolour, "neon": neon, "pixel": pixel, "papercut": papercut,
+    "photo": photo,
+    "cartoon": cartoon,
+    "yarn": yarn,
+    "sticker": sticker,
+    "mosaic": mosaic,
+    "sketch": sketch,
+    "watercolour": watercolour,
+    "neon": neon,
+    "pixel": pixel,
+    "papercut": papercut,
 }
 HELD_OUT: dict[str, Style] = {"glass": glass, "chalk": chalk, "comic": comic, "stitch": stitch}

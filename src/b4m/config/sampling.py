@@ -16,7 +16,9 @@ class DrawnWith:
 
     preset_rows: ClassVar[tuple[str, ...]] = ("generate",)
 
-    base_model: ModelName = setting("the model the files were made for: a folder or a Hugging Face name", SDXL)
+    base_model: ModelName = setting(
+        "the model the files were made for: a folder or a Hugging Face name", SDXL
+    )
     vae: ModelName | None = setting("folder or name of an autoencoder that replaces the base model's", None)
     content_file: InputPath | None = setting("a content file; with a style file the two are composed", None)
     style_file: InputPath | None = setting("a style file; with a content file the two are composed", None)
@@ -51,9 +53,7 @@ class GenerateConfig(DrawnWith):
     output_dir: OutputPath = setting("folder for the images", "outputs/images")
     prompts: tuple[str, ...] = setting("what to draw, one or more prompts", ())
     seeds: tuple[int, ...] = setting("one image per seed and prompt", (77,), low=0, high=2**63 - 1)
-    grid: bool = setting(
-        "also write grid.png: prompts down, seeds across", False, affects_result=False
-    )
+    grid: bool = setting("also write grid.png: prompts down, seeds across", False, affects_result=False)
 
     def __post_init__(self) -> None:
         super().__post_init__()

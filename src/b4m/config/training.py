@@ -156,9 +156,7 @@ class Factors(TrainConfig):
 
     rank: int = setting("rank of the adapter", 64, low=1)
     ratio: float = setting("share of frozen rows and columns (Fig. 11)", 0.5, low=0, high=1)
-    basis: str = setting(
-        "how the frozen factors are made", "exact", choices=("exact", "random", "reference")
-    )
+    basis: str = setting("how the frozen factors are made", "exact", choices=("exact", "random", "reference"))
     basis_scale: float = setting(
         "size of the frozen factors: larger keeps content and style further apart; divide the learning rates by it",
         1.0,

@@ -33,9 +33,7 @@ def exclusive(folder: Path) -> Iterator[None]:
             "another --output-dir"
         ) from None
     except OSError as error:
-        raise UserError(
-            f"{folder}: cannot be written to ({reason(error)}); choose another folder"
-        ) from error
+        raise UserError(f"{folder}: cannot be written to ({reason(error)}); choose another folder") from error
     try:
         write_text(owner, json.dumps(facts))
         yield

@@ -101,7 +101,9 @@ def read_inputs(groups: Sequence[Group], size: int, fit: str) -> Inputs:
     images: list[Picture] = []
     prompts: list[str] = []
     sources = []
-    for group in sorted(groups, key=lambda group: KINDS.index(group.kind)):  # stable: partners keep their order
+    for group in sorted(
+        groups, key=lambda group: KINDS.index(group.kind)
+    ):  # stable: partners keep their order
         found = [image for path in group.paths for image in load_folder(path, size, fit)]
         indices = tuple(range(len(images), len(images) + len(found)))
         sources.append(Source(group.kind, group.partner, indices, group.samples))
