@@ -18,7 +18,7 @@ import b4m.evaluation.evaluate
 from b4m.core.errors import UserError
 from b4m.core.storage import read_tensors, write_tensors
 from b4m.data.images import open_pictures
-from b4m.evaluation.evaluate import Extractors, draw, evaluate, load_extractors, planned, provenance, score
+from b4m.evaluation.evaluate import Extractors, draw_missing, evaluate, load_extractors, planned, provenance, score
 from b4m.evaluation.manifest import Shot, in_plain_words, read_manifest, write_manifest
 from b4m.evaluation.metrics import crossed_interval
 from b4m.evaluation.report import CELL, MAX_PAIRS, plot, sheet, summarise, tables, write_results
@@ -552,18 +552,18 @@ def test_drawing_continues_where_it_was_stopped(config, drawn, monkeypatch):
 
     monkeypatch.setattr(b4m.evaluation.evaluate, "sample_with", stopping)
     with pytest.raises(KeyboardInterrupt):
-        draw(config(), shots)
+        draw_missing(config(), shots)
     monkeypatch.setattr(b4m.evaluation.evaluate, "sample_with", whole)
     assert [shot.file.exists() for shot in shots] == [True, True, False, False]
     drawn.clear()
-    draw(config(), shots)
+    draw_missing(config(), shots)
     assert drawn == [(config().prompts[1], 0), (config().prompts[1], 1)]
     drawn.clear()
     shots[1].file.write_bytes(shots[1].file.read_bytes()[:-60])  # a copy that broke off
-    draw(config(), shots)
+    draw_missing(config(), shots)
     assert drawn == [(config().prompts[0], 1)]
     monkeypatch.setattr(b4m.evaluation.evaluate, "open_for", None)  # nothing to draw: no model is loaded
-    draw(config(), shots)
+    draw_missing(config(), shots)
 
 
 @pytest.mark.parametrize("change", ["steps", "prompts", "files"])

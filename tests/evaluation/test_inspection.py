@@ -17,7 +17,7 @@ from PIL import Image
 from b4m.core.errors import UserError
 from b4m.evaluation import inspection, inspection_report
 from b4m.evaluation.inspection import inspect, measure
-from b4m.evaluation.inspection_report import draw, groups, order, shares, table
+from b4m.evaluation.inspection_report import figure_of, groups, order, shares, table
 from b4m.evaluation.settings import InspectConfig
 from b4m.files.concept import load_concept, save_concept
 from b4m.files.lora import load_lora, save_lora, spec_metadata
@@ -367,7 +367,7 @@ def test_small_shares_are_not_shown_as_zero(share, text):
 
 @pytest.mark.parametrize("count, rows", [(64, 64), (560, 40)])
 def test_the_picture_stays_readable(count, rows):
-    figure = draw(report_of(LAYERS[:count]))
+    figure = figure_of(report_of(LAYERS[:count]))
     labels = [label.get_text() for label in figure.axes[0].get_yticklabels()]
     assert len(labels) == len(set(labels)) == rows and max(map(len, labels)) < 26
     assert labels[0] == ("down 1 self q" if count > 64 else "down 1 / 0.0 self q")
@@ -399,7 +399,7 @@ def test_the_picture_leaves_matplotlib_as_it_was():
 
     names = set(matplotlib.rcParams) - {"backend"}  # reading that one imports pyplot
     settings = {name: matplotlib.rcParams[name] for name in names}
-    draw(report_of(LAYERS[:8]))
+    figure_of(report_of(LAYERS[:8]))
     assert {name: matplotlib.rcParams[name] for name in names} == settings
 
 

@@ -1,4 +1,8 @@
-"""Settings fields: each carries its help line and its checks; values from YAML and flags become its type."""
+"""Settings fields: each carries its help line and its checks; values from YAML and flags become its type.
+
+Not pydantic: it takes True for 1 and "yes" for true, refuses one text where a list is meant, names neither the flag nor
+what to do, and takes as long to import as `b4m --help` takes in all; to put that right is as much code as these checks.
+"""
 
 import math
 import os

@@ -195,7 +195,7 @@ def evaluate(config: EvaluateConfig) -> dict[str, Any]:
         output / "features",
     )
     if not config.pictures:
-        draw(config, shots)
+        draw_missing(config, shots)
     records = score(shots, extractors)
     summary = summarise(records, config.baseline)
     made = {**provenance(extractors), "settings": _drawn_with(config) if not config.pictures else {}}
@@ -203,7 +203,7 @@ def evaluate(config: EvaluateConfig) -> dict[str, Any]:
 
 
 def planned(config: EvaluateConfig) -> list[Shot]:
-    """The images that `draw` makes of a concept pair or a LoRA file: every prompt with every seed.
+    """The images that `draw_missing` makes of a concept pair or a LoRA file: every prompt with every seed.
 
     Raises UserError: files that cannot be read, prompts that differ in trigger words only.
     """
@@ -230,7 +230,7 @@ def _triggers(config: EvaluateConfig) -> list[str]:
     return [word for word in words if word and " " not in word]
 
 
-def draw(config: EvaluateConfig, shots: Sequence[Shot]) -> None:
+def draw_missing(config: EvaluateConfig, shots: Sequence[Shot]) -> None:
     """Draw those of `shots` (`planned`) that are not there, whole and so made; then the manifest beside them."""
     settings = _drawn_with(config)
     asked = [

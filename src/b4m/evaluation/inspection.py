@@ -29,7 +29,7 @@ from ..files.concept import Concept, check_pair
 from ..files.lora import Layers, split_lora
 from ..files.opening import open_any
 from ..maths.plp import FACTORS, BasisSpec, basis, compose, frozen_sizes, split, start
-from .inspection_report import draw, groups, order, shares
+from .inspection_report import figure_of, groups, order, shares
 from .settings import InspectConfig
 
 CARRIED = 0.9  # of |B|^2 and |D|^2, by the directions whose overlap is measured
@@ -52,7 +52,7 @@ def inspect(config: InspectConfig) -> dict[str, Any]:
     basis_facts = None if spec is None else asdict(spec)
     report = {"files": files, "type": kind, "basis": basis_facts, "groups": groups(layers), "layers": layers}
     text = json.dumps(report, indent=1, allow_nan=False)
-    figure = draw(report)
+    figure = figure_of(report)
     folder = Path(config.output)
     write_text(folder / "inspection.json", text)
     write_atomic(folder / "inspection.png", lambda partial: figure.savefig(partial, format="png"))

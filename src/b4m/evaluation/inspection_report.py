@@ -103,7 +103,7 @@ def table(report: Mapping[str, Any]) -> str:
     return "\n".join(line[: widths[0]].strip().ljust(widths[0]) + line[widths[0] :] for line in lines)
 
 
-def draw(report: Mapping[str, Any]) -> Any:
+def figure_of(report: Mapping[str, Any]) -> Any:
     """The report as a matplotlib Figure: norms of the blocks as a heat map, effective rank and overlap beside it.
 
     A row is a layer; of more than ROWS layers, those of one projection in one block of the UNet share a row, whose
