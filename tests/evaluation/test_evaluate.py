@@ -18,7 +18,15 @@ import b4m.evaluation.evaluate
 from b4m.core.errors import UserError
 from b4m.core.storage import read_tensors, write_tensors
 from b4m.data.images import open_pictures
-from b4m.evaluation.evaluate import Extractors, draw_missing, evaluate, load_extractors, planned, provenance, score
+from b4m.evaluation.evaluate import (
+    Extractors,
+    draw_missing,
+    evaluate,
+    load_extractors,
+    planned,
+    provenance,
+    score,
+)
 from b4m.evaluation.manifest import Shot, in_plain_words, read_manifest, write_manifest
 from b4m.evaluation.metrics import crossed_interval
 from b4m.evaluation.report import CELL, MAX_PAIRS, plot, sheet, summarise, tables, write_results
@@ -571,7 +579,7 @@ def test_pictures_of_other_settings_are_drawn_again(config, drawn, trained, tmp_
     copy = tmp_path / "content.safetensors"
     copy.write_bytes(Path(trained["content_file"]).read_bytes())
     before = config(content_file=str(copy), seeds=(0,))
-    draw(before, planned(before))
+    draw_missing(before, planned(before))
     drawn.clear()
     after = {
         "steps": lambda: dataclasses.replace(before, steps=3),
@@ -581,7 +589,7 @@ def test_pictures_of_other_settings_are_drawn_again(config, drawn, trained, tmp_
     if change == "files":  # trained again, under the same name
         tensors, metadata = read_tensors(copy)
         write_tensors(copy, tensors, {**metadata, "note": "again"})
-    draw(after, planned(after))
+    draw_missing(after, planned(after))
     assert len(drawn) == (1 if change == "prompts" else 2)
 
 

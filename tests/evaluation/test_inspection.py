@@ -378,10 +378,10 @@ def test_the_picture_stays_readable(count, rows):
 
 def test_what_is_not_there_is_not_drawn():
     half = report_of(LAYERS[:3], overlap=None)
-    assert len(draw(half).axes) == 3
+    assert len(figure_of(half).axes) == 3
     only = {"norm": {"dW": 2.0}, "share": {}, "effective_rank": {"dW": 1.5}, "overlap": None}
     layers = {"conv_in": only, "down_blocks.0.resnets.0.conv1": only}
-    figure = draw({**half, "groups": groups(layers), "layers": layers})
+    figure = figure_of({**half, "groups": groups(layers), "layers": layers})
     assert [label.get_text() for label in figure.axes[0].get_xticklabels()] == ["dW\n"]
     assert [label.get_text() for label in figure.axes[0].get_yticklabels()] == [*layers]
 
@@ -391,7 +391,7 @@ def test_a_file_of_zeros_and_an_odd_name_are_drawn(tmp_path):
     report = report_of(LAYERS[:2], **zero)
     report["groups"] = groups(report["layers"])
     with warnings.catch_warnings(action="error"):
-        draw({**report, "files": ["a$_{^$\n.safetensors"]}).savefig(tmp_path / "x.png")
+        figure_of({**report, "files": ["a$_{^$\n.safetensors"]}).savefig(tmp_path / "x.png")
 
 
 def test_the_picture_leaves_matplotlib_as_it_was():
