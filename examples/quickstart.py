@@ -85,7 +85,7 @@ def train_all(content: str, style: str, output: Path) -> dict[str, tuple[TrainCo
         config = resolve(
             JOBS[stage],
             preset="embedded",
-            base_model=str(ROOT / EMBEDDED),
+            base_model=EMBEDDED,
             output_dir=str(output / stage),
             **settings,
         )
@@ -197,7 +197,7 @@ def main() -> int:
         "fused before the second stage": pair,
         "fused after it": {"lora_file": stages["second"][1].path},
     }
-    backbone = open_backbone(str(ROOT / EMBEDDED))
+    backbone = open_backbone(EMBEDDED)
     asked = prompts(content, style)
     shown = [
         asked[0],
