@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -85,5 +85,13 @@ def sample_style(rng: np.random.Generator, name: str) -> Style:
 
 
 def paint(fields: Fields, style: Style) -> Array:
-    """The scene in the style: (3, n, n), 0..1."""
-    return np.clip(family(style.family).paint(fields, style.parameters), 0, 1)
+    """The scene in the style: (3, n, n) float32, 0..1."""
+    return np.clip(family(style.family).paint(_single(fields), style.parameters), 0, 1)
+
+
+def _single(f: Fields) -> Fields:
+    """The fields in single precision throughout: one double, or numpy scalar, would make all that it touches double."""
+    x, y, scale = map(float, f.centre)
+    arrays = {name: getattr(f, name).astype(np.float32, copy=False)
+              for name in ("x", "y", "dist", "edge", "albedo", "light", "ground", "ground_edge")}
+    return replace(f, **arrays, centre=(x, y, scale), foot=float(f.foot))

@@ -15,13 +15,13 @@ from .textures import (
     clip,
     covered,
     flag,
-    gathered,
+    fraction,
     grid,
+    length,
     lifted,
     luma,
     mix,
     noise,
-    places,
     rgb,
     ridge,
     shifted,
@@ -33,7 +33,7 @@ from .textures import (
 
 def knitted(u: Array, v: Array, width: float) -> Array:
     """Brightness of stocking stitch: columns of V shapes, `width` px wide."""
-    leg = np.abs(u % width - width / 2)
+    leg = np.abs(fraction(u / width) - 0.5) * width
     strand = np.abs(np.sin(np.pi * (v - 0.9 * leg) / (0.78 * width)))
     valley = 1 - 0.38 * clip(1.1 - leg / (0.13 * width)) - 0.38 * clip((leg - 0.40 * width) / (0.08 * width))
     return (0.50 + 0.62 * strand) * valley
@@ -46,7 +46,7 @@ def garter(u: Array, v: Array, width: float) -> Array:
 
 def woven(u: Array, v: Array, width: float) -> Array:
     """Brightness of plain linen: threads that pass over and under each other."""
-    over = (np.floor(u / width) + np.floor(v / width)) % 2 > 0
+    over = fraction((np.floor(u / width) + np.floor(v / width)) / 2) > 0
     thread = np.abs(np.sin(np.pi * np.where(over, u, v) / width))
     return (np.where(over, 0.68, 0.80) + 0.26 * thread).astype(np.float32)
 
@@ -85,7 +85,7 @@ def yarn(f: Fields, p: Yarn) -> Array:
 
 @dataclass(frozen=True)
 class Mosaic:
-    tile: float = number(5.0, 9.5, "small", "large")  # px
+    tile: float = number(6.0, 10.5, "small", "large")  # px
     grout: RGB = tone({"grey": (0.48, 0.47, 0.46), "white": (0.93, 0.92, 0.89), "black": (0.11, 0.11, 0.13),
                        "brown": (0.40, 0.28, 0.18)}, "grout")
     angle: float = number(-0.7, 0.7)
@@ -110,8 +110,11 @@ def mosaic(f: Fields, p: Mosaic) -> Array:
     cut = p.ragged * 0.22
     left, top = cut * chance(row, column, 1), cut * chance(row, column, 2)
     rim = np.minimum(np.minimum(a - left, 1 - a), np.minimum(b - top, 1 - b)) * wide
-    joint = covered(f, np.minimum(rim, f.edge * 64 + 0.1) - 0.75)
+    edge = f.edge * 64
+    whole = smooth((edge - 0.8) / 2.5)  # no joints through eyes and other small things
+    joint = covered(f, rim - np.where(inside, np.float32(0.55), np.float32(0.75))) * np.where(inside, 0.88 * whole, 1)
     joint = np.maximum(joint, covered(f, f.ground_edge * 64 - 0.8) * ~inside)
+    joint = np.maximum(joint, 0.55 * covered(f, edge - 0.75))
     tone_ = 1 + p.variety * 1.5 * (chance(row, column, 7) - 0.5)
     tint = np.stack([1 + p.variety * 0.35 * (chance(row, column, k) - 0.5) for k in (11, 13, 17)])
     bevel = p.polish * (1.0 - a - b) + 0.4 * p.polish * flag(chance(row, column, 19) > 0.75)
@@ -125,17 +128,17 @@ def mosaic(f: Fields, p: Mosaic) -> Array:
 class Papercut:
     frame: RGB = tone({"white": (0.96, 0.95, 0.92), "red": (0.80, 0.22, 0.20), "blue": (0.24, 0.38, 0.66),
                        "green": (0.26, 0.50, 0.36), "pink": (0.95, 0.70, 0.72)}, "frame")
-    hole: float = number(0.98, 1.24)  # half frames, radius of the opening
+    hole: float = number(0.93, 1.12)  # half frames, radius of the opening
     petals: float = number(3.0, 9.0)
     depth: float = number(0.03, 0.13, "flat", "deep")  # half frames from sheet to sheet
-    wave: float = number(0.02, 0.11, "round", "wavy")
+    wave: float = number(0.01, 0.07, "round", "wavy")
     grain: float = number(0.0, 1.0, "smooth", "rough")
 
 
 def papercut(f: Fields, p: Papercut) -> Array:
     turn = np.arctan2(f.y, f.x)
-    radius = np.hypot(f.x, f.y) + p.wave * np.sin(round(p.petals) * turn)
-    fibre = 1 + p.grain * (0.16 * (noise(f, 4, 27) - 0.5) + 0.10 * (noise(f, 8, 28) - 0.5))
+    radius = length(f.x, f.y) + p.wave * np.sin(round(p.petals) * turn)
+    fibre = 1 + p.grain * (0.14 * (noise(f, 4, 27) - 0.5) + 0.03 * (noise(f, 8, 28) - 0.5))
     dx, dy = 0.7 * p.depth, p.depth
 
     def under(a: Array) -> Array:
@@ -186,12 +189,13 @@ def embroidery(f: Fields, p: Embroidery) -> Array:
     body = f.albedo * strand * tone_ * (0.82 + 0.32 * f.light) + 0.55 * gleam * (0.35 + f.albedo)
     body = body * (1 - 0.42 * np.exp(f.edge / -0.018))
     cloth = mix(rgb(p.cloth), f.ground, p.dye) * (0.06 + 0.98 * woven(gx, gy, 4.0))
-    running = covered(f, np.abs(f.ground_edge * 64) - 1.1) * ((gx + gy) % 9 < 6)
+    running = covered(f, np.abs(f.ground_edge * 64) - 1.1) * (fraction((gx + gy) / 9) < 0.66)
     cloth = mix(cloth, f.ground * 0.55 + 0.05, running)
     scene = cloth * (1 - 0.48 * lifted(f, 0.035, 0.045, 0.07, 0.01))
     picture = mix(scene, body, f.inside)
-    ring = np.hypot(f.x, f.y) - p.hoop
-    wood = rgb((0.72, 0.50, 0.28)) * (0.80 + 0.35 * clip(1 - np.abs(ring - 0.045) / 0.05)) * (0.92 + 0.1 * noise(f, 8, 29))
+    ring = length(f.x, f.y) - p.hoop
+    round_ = 0.80 + 0.35 * clip(1 - np.abs(ring - 0.045) / 0.05)
+    wood = rgb((0.72, 0.50, 0.28)) * (round_ * (0.92 + 0.1 * noise(f, 8, 29)))
     picture = picture * (1 - 0.40 * smooth(1 - np.abs(ring) / 0.10))
     picture = mix(picture, picture * 0.62 + 0.05, f.cover(0.1 - ring))
     return mix(picture, wood, f.cover(np.abs(ring - 0.05) - 0.055))
@@ -214,10 +218,10 @@ def stitch(f: Fields, p: Stitch) -> Array:
     felt = felt * (0.76 + 0.24 * clip(f.dist / -0.06)) * (1 - 0.35 * np.exp(f.edge / -0.02))
     along = np.arctan2(f.y - f.centre[1], f.x - f.centre[0]) * round(2 * np.pi * 34 / (1.7 * p.length))
     seam = f.cover(np.abs(f.dist + 0.075) - 0.026) * clip(np.sin(along) * 4 + 1.6)
-    inner = f.cover(np.abs(f.edge - 0.045) - 0.014) * (f.dist < -0.16) * ((gx + gy) % p.length < 0.6 * p.length)
-    hem = f.cover(np.abs(f.ground_edge - 0.05) - 0.020) * ((gx - gy) % (1.6 * p.length) < p.length) * (f.dist > 0.06)
+    dashes = (fraction((gx - gy) / (1.6 * p.length)) < 0.62) & (f.dist > 0.06)
+    hem = f.cover(np.abs(f.ground_edge - 0.05) - 0.020) * dashes
     picture = mix(scene, felt, f.cover(f.dist - 0.02))
-    return mix(picture, rgb(p.thread), np.maximum(np.maximum(seam, 0.8 * inner), hem))
+    return mix(picture, rgb(p.thread), np.maximum(seam, hem))
 
 
 @dataclass(frozen=True)
@@ -231,7 +235,7 @@ class Glass:
 
 def glass(f: Fields, p: Glass) -> Array:
     cx, cy, _ = f.centre
-    radius = np.hypot(f.x - cx, f.y - cy)
+    radius = length(f.x - cx, f.y - cy)
     turn = np.arctan2(f.y - cy, f.x - cx)
     count = round(p.rays)
     wave = np.sin(turn * count + 0.4)
@@ -246,9 +250,7 @@ def glass(f: Fields, p: Glass) -> Array:
     body = mix(f.albedo * (0.72 + 0.45 * f.light), 1.0, p.glow * bright) * flow
     picture = mix(scene, body, f.inside)
     leads = np.maximum(f.cover(0.96 - np.maximum(np.abs(f.x), np.abs(f.y))), f.line(p.lead / 128))
-    leads = np.maximum(leads, covered(f, np.minimum(np.minimum(rim, ring), f.ground_edge * 64) - p.lead / 2) * (f.dist > 0))
+    behind = np.minimum(np.minimum(rim, ring), f.ground_edge * 64)
+    leads = np.maximum(leads, covered(f, behind - p.lead / 2) * (f.dist > 0))
     return mix(picture, 0.06 + 0.10 * smooth((f.light - 0.5) * 2) * luma(f.albedo), leads)
 
-
-__all__ = ["Embroidery", "Glass", "Mosaic", "Papercut", "Stitch", "Yarn", "embroidery", "gathered", "glass", "mosaic",
-           "papercut", "places", "stitch", "yarn"]

@@ -13,7 +13,9 @@ from .textures import (
     clip,
     covered,
     flag,
+    fraction,
     grid,
+    length,
     lifted,
     luma,
     mix,
@@ -22,6 +24,7 @@ from .textures import (
     ridge,
     saturated,
     smooth,
+    streaks,
     turned,
     vivid,
     wobbled,
@@ -30,7 +33,7 @@ from .textures import (
 
 @dataclass(frozen=True)
 class Cartoon:
-    line: float = number(1.8, 5.0, "thin line", "thick line")  # px
+    line: float = number(1.8, 4.6, "thin line", "thick line")  # px
     ink: RGB = tone({"black": (0.07, 0.06, 0.09), "brown": (0.34, 0.17, 0.07), "blue": (0.08, 0.14, 0.42),
                      "purple": (0.30, 0.08, 0.36)}, "line")
     shade: float = number(0.06, 0.44, "flat", "shaded")
@@ -42,10 +45,10 @@ def cartoon(f: Fields, p: Cartoon) -> Array:
     u, v = turned(f, 0.5)
     cx, cy, _ = f.centre
     if p.pattern == "dots":
-        marks = covered(f, np.hypot(ridge(u, 14), ridge(v, 14)) * 7 - 3.2)
+        marks = covered(f, length(ridge(u, 14), ridge(v, 14)) * 7 - 3.2)
     elif p.pattern == "rays":
         turn = np.arctan2(f.y - cy, f.x - cx)
-        marks = clip(np.sin(turn * 8 + 0.3) * 60 * np.hypot(f.x - cx, f.y - cy) * 0.3 + 0.5)
+        marks = clip(np.sin(turn * 8 + 0.3) * 60 * length(f.x - cx, f.y - cy) * 0.3 + 0.5)
     elif p.pattern == "waves":
         gx, gy = grid(f.x.shape[-1])
         marks = covered(f, ridge(gy + 2.5 * np.sin(gx * 0.22), 16) * 8 - 3)
@@ -57,9 +60,10 @@ def cartoon(f: Fields, p: Cartoon) -> Array:
     body = saturated(f.albedo, p.saturation) * tone_
     body = mix(body, 1.0, 0.75 * clip((f.light - 0.93) * 30))
     heavy = (p.line / 128) * (1.25 - 0.5 * f.light)
+    lines = np.maximum(f.cover(np.abs(f.dist) - heavy), f.line(max(0.55 * p.line, 1.5) / 128))
     ink = rgb(p.ink)
     scene = mix(scene, ink, 0.8 * f.cover(f.ground_edge - 0.55 * p.line / 128))
-    return mix(mix(scene, body, f.inside), ink, f.cover(f.edge - heavy))
+    return mix(mix(scene, body, f.inside), ink, lines)
 
 
 @dataclass(frozen=True)
@@ -77,22 +81,22 @@ def sketch(f: Fields, p: Sketch) -> Array:
     paper, ink = rgb(p.paper), rgb(p.ink)
     u, v = turned(f, p.angle)
     shade = clip(1.0 - 1.05 * f.light)
-    thick = 0.42 * p.spacing
-    first = covered(f, ridge(v, p.spacing) * p.spacing / 2 - thick * (0.25 + shade) * (shade > 0.22))
-    second = covered(f, ridge(u, p.spacing) * p.spacing / 2 - thick * (shade - 0.42) * 1.6)
-    strokes = np.maximum(first * (shade > 0.22), second) * f.inside
+    sway = 2.5 * noise(f, 32, 6)
+    first = covered(f, ridge(v + sway, p.spacing) * p.spacing / 2 - np.minimum(2.4 * (shade - 0.12), 1.0))
+    second = covered(f, ridge(u + sway, p.spacing) * p.spacing / 2 - np.minimum(2.6 * (shade - 0.42), 1.0))
+    strokes = np.maximum(first, 0.8 * second) * f.cover(f.dist + 0.01)
     outside = f.cover(-f.dist)
     ground_lines = covered(f, ridge(u - v * 0.6, 1.7 * p.spacing) * 0.85 * p.spacing - 0.55 * p.line)
     shadow = lifted(f, 0.10, 0.07, 0.03)
     fall = np.maximum(0.75 * shadow * covered(f, ridge(v + u * 0.5, p.spacing) * p.spacing / 2 - 0.3 * p.spacing),
-                      0.30 * ground_lines * (0.4 + 0.6 * flag(f.ground_area > 0)))
-    washed = mix(paper, f.ground * (0.25 + 0.75 * paper), 0.30 + 0.5 * p.wash)
+                      0.36 * ground_lines * (0.4 + 0.6 * flag(f.ground_area > 0)))
+    washed = mix(paper, f.ground * (0.25 + 0.75 * paper), 0.16 + 0.52 * p.wash)
     body = mix(paper, f.albedo * (0.2 + 0.8 * paper), 0.2 + p.wash)
     picture = mix(washed, body, f.inside)
     again = np.abs(f.dist - 0.03 - 0.05 * (noise(f, 32, 6) - 0.5))  # the pencil goes round twice
     lines = np.maximum(f.line(p.line / 128), 0.55 * f.cover(again - 0.45 * p.line / 128))
     lines = np.maximum(lines, 0.7 * f.cover(f.ground_edge - 0.6 * p.line / 128) * outside)
-    marks = np.maximum(np.maximum(0.70 * strokes, fall * outside), lines)
+    marks = np.maximum(np.maximum(0.66 * strokes, fall * outside), lines)
     return mix(picture, ink, marks * (0.72 + 0.26 * noise(f, 8, 7)))
 
 
@@ -110,14 +114,16 @@ def crayon(f: Fields, p: Crayon) -> Array:
     f = wobbled(f, p.loose)
     paper = rgb(p.paper) * (0.97 + 0.05 * noise(f, 8, 8))
     tooth = noise(f, 4, 9)
-    wander = 3.0 * noise(f, 32, 10)
+    wander = 4.0 * noise(f, 32, 10)
 
     def waxed(angle: float, period: float, more: Array | float) -> Array:
-        _, v = turned(f, angle)
-        streak = ridge(v + wander * 1.5, period)
-        return smooth((streak - 0.75 + 1.1 * (p.pressure + more)) * 1.6 + 1.1 * (tooth - 0.5))
+        """Coverage of wax rubbed along a direction: even strokes, broken by streaks and by the paper's tooth."""
+        u, v = turned(f, angle)
+        v = v + wander
+        streak = 0.45 * ridge(v, period) + 0.9 * streaks(f, u, v, 4, 19)
+        return smooth(0.55 + 1.5 * (streak - 1.02 + 0.95 * (p.pressure + more)) + 0.5 * (tooth - 0.5))
 
-    shade = 0.35 * (0.5 - f.light)
+    shade = 0.40 * (0.5 - f.light)
     inner = waxed(p.angle, p.stroke, shade) * f.cover(f.dist + 0.01)
     outer = waxed(p.angle + 1.0, 1.35 * p.stroke, -0.12) * f.cover(0.035 - f.dist)
     scene = mix(paper, f.ground, 0.92 * outer)
@@ -147,9 +153,9 @@ def blueprint(f: Fields, p: Blueprint) -> Array:
     marks = np.maximum(0.20 * fine, 0.40 * main) * (0.35 + 0.65 * outside)
     cx, cy, s = f.centre
     u, v = np.abs(f.x - cx), np.abs(f.y - cy)
-    dashed = (np.maximum(gx, gy) + np.minimum(gx, gy)) % 10 < 6.5
+    dashed = fraction((gx + gy) / 10) < 0.65
     if p.plan == "circle":
-        drawn = np.abs(np.hypot(u, v) - 0.93 * s)
+        drawn = np.abs(length(u, v) - 0.93 * s)
     elif p.plan == "square":
         drawn = np.abs(np.maximum(u, v) - 0.88 * s)
     else:
@@ -178,11 +184,13 @@ def chalk(f: Fields, p: Chalk) -> Array:
     tooth, smear = noise(f, 4, 12), noise(f, 32, 13)
     dusty = smooth((smear - 0.45) * 2.5) * (0.6 + 0.4 * tooth)
     board = mix(rgb(p.board), 0.80, 0.26 * p.dust * dusty)
-    _, v = turned(f, p.angle + 0.9)
-    far = 0.50 * smooth(ridge(v, 2.2 * p.stroke) * 2.4 - 1.2 + 0.8 * (tooth - 0.5)) * f.cover(0.05 - f.dist)
+    u, v = turned(f, p.angle + 0.9)
+    far = smooth(1.6 * streaks(f, u, v, 8, 33) - 0.40 + 0.5 * (tooth - 0.5)) * f.cover(0.05 - f.dist)
+    far = 0.46 * far
     board = mix(board, vivid(f.ground), far)
-    _, v = turned(f, p.angle)
-    streak = smooth(ridge(v + 2 * smear, p.stroke) * 1.8 - 0.45 + 1.1 * (tooth - 0.5) + 0.5 * (f.light - 0.5))
+    u, v = turned(f, p.angle)
+    rubbed = 0.8 * ridge(v + 2 * smear, p.stroke) + 0.9 * streaks(f, u, v, 4, 34)
+    streak = smooth(1.5 * rubbed - 0.62 + 0.5 * (tooth - 0.5) + 0.6 * (f.light - 0.5))
     filled = mix(board, mix(vivid(f.albedo), 1.0, 0.10), 0.92 * streak * f.inside)
     lines = smooth(0.5 - (f.edge - 0.020 + 0.014 * (tooth - 0.5)) / 0.02) * (0.55 + 0.45 * tooth)
     lines = np.maximum(lines, 0.6 * f.cover(f.ground_edge - 0.014) * f.cover(-f.dist) * (0.4 + 0.6 * tooth))

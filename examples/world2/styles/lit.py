@@ -10,21 +10,19 @@ from world2.fields import Array, Fields
 
 from .parameters import RGB, number, tone
 from .textures import (
-    PX,
     blurred,
     cast,
     clip,
-    covered,
+    fraction,
     grid,
-    grown,
     lifted,
     lit,
     mix,
     noise,
     rgb,
+    ridge,
     slopes,
     smooth,
-    turned,
     vivid,
 )
 
@@ -42,7 +40,7 @@ class Photo:
 def photo(f: Fields, p: Photo) -> Array:
     light = lit(f, p.side)
     far = f.x * f.x + f.y * f.y
-    room = mix(f.ground, blurred(f.ground, 5), 0.8) * (1.05 - 0.14 * (f.y + 0.6 * p.side * -f.x))
+    room = blurred(f.ground) * (1.05 - 0.14 * (f.y + 0.6 * p.side * -f.x))
     room = room * (1 - 0.62 * cast(f, p.side, p.softness))
     crease = 1 - 0.34 * np.exp(f.edge / -0.03)
     bounce = 0.10 * f.ground * clip(1 - light) * clip(f.y - f.centre[1] + 0.3)
@@ -72,12 +70,12 @@ def clay(f: Fields, p: Clay) -> Array:
     gx, gy = slopes(lumps, f.pixel)
     dents = clip(0.5 + 0.055 * (gy - p.side * gx)) - 0.5
     light = lit(f, p.side, p.plump) + (0.5 + 0.9 * p.prints) * dents
-    ridges = 0.11 * p.prints * whorls * pressed
+    ridges = 0.17 * p.prints * whorls * pressed
     crease = 1 - 0.45 * np.exp(f.edge / -0.028)
     colour = mix(f.albedo, 0.92, p.pastel) * 0.94 + 0.05
     body = colour * ((0.40 + 0.74 * light + ridges) * crease)
     body = mix(body, 1.0, p.gloss * 0.60 * smooth((light - 0.86) * 6))
-    slab = (mix(f.ground, 0.92, p.pastel) * 0.94 + 0.04) * (0.98 + (0.7 + 0.8 * p.prints) * dents + 0.5 * ridges)
+    slab = (mix(f.ground, 0.92, p.pastel) * 0.94 + 0.04) * (0.98 + (0.4 + 0.5 * p.prints) * dents + 0.7 * ridges)
     slab = slab * (1 - 0.30 * np.exp(f.ground_edge / -0.03))
     shadow = np.maximum(cast(f, p.side, 0.3), 0.7 * lifted(f, -0.05 * p.side, 0.05, 0.14, 0.02))
     return mix(slab * (1 - 0.50 * shadow), body, f.inside)
@@ -96,9 +94,8 @@ class Neon:
 def neon(f: Fields, p: Neon) -> Array:
     gx, gy = grid(f.x.shape[-1])
     row = np.floor(gy / p.bricks)
-    along = gx + row % 2 * p.bricks
-    near_x, near_y = along % (2 * p.bricks), gy % p.bricks
-    joint = np.minimum(np.minimum(near_x, 2 * p.bricks - near_x), np.minimum(near_y, p.bricks - near_y))
+    along = gx + fraction(row / 2) * 2 * p.bricks
+    joint = np.minimum(ridge(along, 2 * p.bricks) * p.bricks, ridge(gy, p.bricks) * p.bricks / 2)
     wall = 0.55 + 0.45 * clip(joint / 1.4 - 0.3)
     colour = vivid(f.albedo + 0.06)
     halo = 0.55 * np.exp(np.maximum(f.dist, 0) / (-1.8 * p.glow))
@@ -111,5 +108,3 @@ def neon(f: Fields, p: Neon) -> Array:
     scene = mix(scene, inner + 0.04, f.inside)
     return clip(mix(scene, colour, tube) + 0.42 * tube * tube * tube)
 
-
-__all__ = ["PX", "Clay", "Neon", "Photo", "clay", "covered", "grown", "neon", "photo", "turned"]

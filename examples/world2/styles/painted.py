@@ -9,7 +9,20 @@ import numpy as np
 from world2.fields import Array, Fields
 
 from .parameters import PAPERS, RGB, number, tone
-from .textures import PX, chance, clip, covered, gathered, grid, mix, noise, places, rgb, smooth, turned, wobbled
+from .textures import (
+    PX,
+    chance,
+    clip,
+    gathered,
+    grid,
+    length,
+    mix,
+    noise,
+    places,
+    rgb,
+    smooth,
+    wobbled,
+)
 
 
 @dataclass(frozen=True)
@@ -18,7 +31,7 @@ class Watercolour:
     pigment: float = number(0.45, 0.95, "pale", "rich")
     wet: float = number(0.6, 4.0, "dry", "wet")  # px by which colours run
     rim: float = number(0.05, 0.65, "", "dark edge")
-    blotch: float = number(0.10, 0.55)
+    blotch: float = number(0.15, 0.75, "even", "blotchy")
     margin: float = number(0.0, 0.16)  # half frames of bare paper around the picture
 
 
@@ -31,7 +44,7 @@ def watercolour(f: Fields, p: Watercolour) -> Array:
     gap = np.minimum(border, f.dist - 0.028) if p.wet < 2.2 else np.minimum(border, f.dist + 0.01)
     blur = 0.012 + 0.012 * p.wet
     pooled = np.exp(np.maximum(np.minimum(gap, f.ground_edge), 0) / -0.045)
-    strength = clip(p.pigment * 0.92 + blots + 0.5 * p.rim * (pooled - 0.3)) * smooth(gap / blur + 0.5)
+    strength = clip(p.pigment * 0.92 + blots + 0.75 * p.rim * (pooled - 0.25)) * smooth(gap / blur + 0.5)
     # Pigment lets light through to the paper, so colours multiply it instead of hiding it.
     scene = paper * mix(1.0, f.ground * (1 - 0.25 * p.rim * pooled), strength)
     rim = np.exp(f.edge / -0.030)
@@ -57,7 +70,7 @@ def oil(f: Fields, p: Oil) -> Array:
     body = f.albedo * light * (1 - 0.30 * np.exp(f.edge / -0.03))
     body = mix(body, 1.0, 0.45 * smooth((f.light - 0.90) * 10))
     scene = f.ground * (1.02 - 0.12 * f.y)
-    scene = scene * (1 - 0.35 * smooth(0.5 - (np.hypot((f.x - f.centre[0]) * 0.45, f.y - f.foot) - 0.10) / 0.2))
+    scene = scene * (1 - 0.35 * smooth(0.5 - (length((f.x - f.centre[0]) * 0.45, f.y - f.foot) - 0.10) / 0.2))
     picture = mix(scene, body, f.inside)
     inside = f.dist < 0
     gx, gy = grid(f.x.shape[-1])
@@ -82,17 +95,17 @@ def oil(f: Fields, p: Oil) -> Array:
 
     under, tone_a, _, v_a = strokes(0.0, 5)
     over, tone_b, u_b, v_b = strokes(0.5, 9)
-    top = u_b**4 + v_b * v_b < 0.80
+    top = u_b * u_b * u_b * u_b + v_b * v_b < 0.80
     at = np.where(top, over, under)
     tone_ = np.where(top, tone_b, tone_a) - 0.5
     across = np.where(top, v_b, v_a)
-    own = f.edge < 1.6 * PX  # small features stay whole
-    at = np.where((inside.reshape(-1)[at] == inside) & ~own, at, np.arange(at.size, dtype=np.int32).reshape(at.shape))
     painted = gathered(picture, at)
+    # A stroke of the ground may cross borders; one of the object keeps to its part, or faces would go.
+    foreign = np.abs(gathered(f.albedo, at) - f.albedo).max(0) > 0.12
+    own = (inside.reshape(-1)[at] != inside) | (inside & (foreign | (f.edge < 1.0 * PX)))
+    painted = np.where(own, picture, painted)
     gloss = p.relief * (0.10 * (1 - across * across) - 0.10 * across)
     painted = painted * (1 + p.variety * 1.6 * tone_) + (gloss - 0.06 * p.relief)
     bare = clip((chance(np.floor(u / 17), np.floor(v / 5)) - 0.86) * 5) * (~inside) * (~top)
     return mix(painted, rgb(p.canvas), np.maximum(0.8 * bare, 0.16))
 
-
-__all__ = ["Oil", "Watercolour", "covered", "oil", "turned", "watercolour"]

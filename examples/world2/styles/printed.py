@@ -14,8 +14,9 @@ from .textures import (
     clip,
     covered,
     flag,
-    gathered,
+    fraction,
     grid,
+    length,
     lifted,
     mix,
     noise,
@@ -45,10 +46,10 @@ def sticker(f: Fields, p: Sticker) -> Array:
     if p.sheet == "stripes":
         marks = covered(f, ridge(u, 12) * 6 - 3)
     elif p.sheet == "dots":
-        marks = covered(f, np.hypot(ridge(u, 11), ridge(v, 11)) * 5.5 - 2.6)
+        marks = covered(f, length(ridge(u, 11), ridge(v, 11)) * 5.5 - 2.6)
     elif p.sheet == "checks":
         gx, gy = grid(size(f))
-        marks = ((np.floor(gx / 8) + np.floor(gy / 8)) % 2).astype(np.float32)
+        marks = fraction((np.floor(gx / 8) + np.floor(gy / 8)) / 2) * 2
     else:
         marks = np.zeros_like(f.x)
     scene = f.ground * (1.02 - 0.11 * marks)
@@ -128,7 +129,7 @@ def woodcut(f: Fields, p: Woodcut) -> Array:
     sway = 4 * noise(f, 16, 20)
     taper = (noise(f, 16, 21) - 0.5) * 0.55
     if p.cuts == "rings":
-        wave = ridge(np.hypot(f.x - cx, f.y - cy) * 64 + sway, 1.35 * p.spacing)
+        wave = ridge(length(f.x - cx, f.y - cy) * 64 + sway, 1.35 * p.spacing)
     elif p.cuts == "rays":
         count = round(300 / (1.6 * p.spacing))
         wave = ridge(np.arctan2(f.y - cy, f.x - cx) * (count / 6.2832) + 0.05 * sway, 1.0)
@@ -138,9 +139,9 @@ def woodcut(f: Fields, p: Woodcut) -> Array:
     uncut = 0.18 + 0.62 * p.heavy + 0.12 * flag(f.ground_area > 0)
     far = clip((uncut + taper - wave) * hardness + 0.5) * clip((f.dist - 0.035) / f.pixel)
     far = np.maximum(far, f.cover(f.ground_edge - 0.016) * f.cover(0.03 - f.dist))
-    shade = clip(1.12 - 1.25 * f.light + 0.5 * (p.heavy - 0.45)) + 0.4 * taper
+    shade = clip(0.86 - 1.15 * f.light + 0.5 * (p.heavy - 0.45)) + 0.3 * taper
     near = clip((shade - ridge(u + 0.5 * sway, p.spacing)) * hardness + 0.5) * (shade > 0.16) * f.inside
-    lines = np.maximum(f.line(0.020), f.cover(np.abs(f.dist) - 0.026))
+    lines = np.maximum(f.line(0.014), f.cover(np.abs(f.dist) - 0.024))
     tint = mix(paper, f.ground * (0.3 + 0.7 * paper), p.colour)
     body = mix(paper, f.albedo * (0.3 + 0.7 * paper), p.colour)
     picture = mix(tint, body, f.inside)
@@ -161,8 +162,8 @@ class Comic:
 def comic(f: Fields, p: Comic) -> Array:
     cx, cy, _ = f.centre
     u, v = turned(f, p.angle)
-    dots = np.hypot((u % p.dot) - p.dot / 2, (v % p.dot) - p.dot / 2) / p.dot
-    radius = np.hypot(f.x - cx, f.y - cy)
+    dots = length(fraction(u / p.dot) - 0.5, fraction(v / p.dot) - 0.5)
+    radius = length(f.x - cx, f.y - cy)
     wave = clip(np.sin(np.arctan2(f.y - cy, f.x - cx) * round(p.rays)) * radius * 25 + 0.5)
     burst = mix(mix(rgb(p.burst), 1.0, 0.65), rgb(p.burst), wave)
     burst = mix(burst, f.ground, 0.45)
@@ -172,8 +173,6 @@ def comic(f: Fields, p: Comic) -> Array:
     shade = clip((clip(0.95 - 1.15 * f.light) - dots) * edge + 0.5)
     body = saturated(mix(f.albedo, f.albedo * 0.42, shade), 1.2)
     scene = mix(scene, 1.0, f.cover(f.dist - 0.13))
-    outline = np.maximum(f.line(p.line / 128), f.cover(np.abs(f.dist - 0.02) - 1.5 * p.line / 128))
+    outline = np.maximum(f.line(max(0.5 * p.line, 1.5) / 128), f.cover(np.abs(f.dist - 0.02) - 1.5 * p.line / 128))
     return mix(mix(scene, body, f.inside), 0.04, outline)
 
-
-__all__ = ["Comic", "Pixel", "Sticker", "Woodcut", "comic", "gathered", "pixel", "sticker", "woodcut"]
