@@ -26,6 +26,7 @@ from .textures import (
     ridge,
     shifted,
     size,
+    slopes,
     smooth,
     turned,
 )
@@ -138,7 +139,7 @@ class Papercut:
 def papercut(f: Fields, p: Papercut) -> Array:
     turn = np.arctan2(f.y, f.x)
     radius = length(f.x, f.y) + p.wave * np.sin(round(p.petals) * turn)
-    fibre = 1 + p.grain * (0.14 * (noise(f, 4, 27) - 0.5) + 0.03 * (noise(f, 8, 28) - 0.5))
+    fibre = 1 + p.grain * (0.16 * (noise(f, 4, 27) - 0.5))
     dx, dy = 0.7 * p.depth, p.depth
 
     def under(a: Array) -> Array:
@@ -148,10 +149,10 @@ def papercut(f: Fields, p: Papercut) -> Array:
     step = smooth(0.5 - (under(f.ground_edge) - 0.5 * p.depth) / (p.depth + 0.02)) * f.cover(-f.ground_edge + 0.004)
     scene = scene * (1 - 0.22 * step)
     colour = rgb(p.frame)
-    for i, (at, tint) in enumerate(((p.hole, 0.50), (p.hole + 0.16, 0.0))):
+    for i, (at, tint) in enumerate(((p.hole, 0.45), (p.hole + 0.16, 0.0))):
         shade = smooth(0.5 + (under(radius) - at) / (1.3 * p.depth + 0.03))
         scene = scene * (1 - (0.34 - 0.08 * i) * shade)
-        scene = mix(scene, mix(colour, f.ground, tint) * (0.90 + 0.06 * i), f.cover(at - radius))
+        scene = mix(scene, mix(colour, 1.0, tint) * (0.94 + 0.04 * i), f.cover(at - radius))
     scene = scene * (1 - 0.50 * lifted(f, dx, dy, 1.2 * p.depth + 0.02))
     rise = np.zeros_like(f.x)
     for k in (0.35, 0.7, 1.0):
@@ -216,10 +217,11 @@ def stitch(f: Fields, p: Stitch) -> Array:
     scene = scene * (1 - 0.45 * lifted(f, 0.05, 0.06, 0.08, 0.03))
     felt = f.albedo * (1 + p.fuzz * (0.8 * noise(f, 4, 30) + 0.6 * noise(f, 8, 31) - 0.7))
     felt = felt * (0.76 + 0.24 * clip(f.dist / -0.06)) * (1 - 0.35 * np.exp(f.edge / -0.02))
-    along = np.arctan2(f.y - f.centre[1], f.x - f.centre[0]) * round(2 * np.pi * 34 / (1.7 * p.length))
-    seam = f.cover(np.abs(f.dist + 0.075) - 0.026) * clip(np.sin(along) * 4 + 1.6)
+    rise_x, rise_y = slopes(f.dist, f.pixel)
+    along = np.where(np.abs(rise_x) > np.abs(rise_y), gy - 0.5 * gx, gx + 0.5 * gy)  # dashes lie across the slope
+    seam = f.cover(np.abs(f.dist + 0.075) - 0.022) * clip((ridge(along, 1.6 * p.length) - 0.35) * 0.8 * p.length)
     dashes = (fraction((gx - gy) / (1.6 * p.length)) < 0.62) & (f.dist > 0.06)
-    hem = f.cover(np.abs(f.ground_edge - 0.05) - 0.020) * dashes
+    hem = f.cover(f.ground_edge - 0.022) * dashes
     picture = mix(scene, felt, f.cover(f.dist - 0.02))
     return mix(picture, rgb(p.thread), np.maximum(seam, hem))
 
@@ -227,7 +229,7 @@ def stitch(f: Fields, p: Stitch) -> Array:
 @dataclass(frozen=True)
 class Glass:
     lead: float = number(2.0, 4.6, "thin", "thick")  # px
-    rays: float = number(5.0, 12.0)
+    rays: float = number(3.0, 8.0)
     clear: float = number(0.10, 0.55, "deep", "clear")
     glow: float = number(0.15, 0.60, "", "glowing")
     ripple: float = number(0.0, 0.25, "", "rippled")
@@ -249,7 +251,8 @@ def glass(f: Fields, p: Glass) -> Array:
     bright = clip(f.edge / 0.22)
     body = mix(f.albedo * (0.72 + 0.45 * f.light), 1.0, p.glow * bright) * flow
     picture = mix(scene, body, f.inside)
-    leads = np.maximum(f.cover(0.96 - np.maximum(np.abs(f.x), np.abs(f.y))), f.line(p.lead / 128))
+    leads = np.maximum(f.line(max(0.5 * p.lead, 1.5) / 128), f.cover(np.abs(f.dist) - p.lead / 128))
+    leads = np.maximum(leads, f.cover(0.96 - np.maximum(np.abs(f.x), np.abs(f.y))))
     behind = np.minimum(np.minimum(rim, ring), f.ground_edge * 64)
     leads = np.maximum(leads, covered(f, behind - p.lead / 2) * (f.dist > 0))
     return mix(picture, 0.06 + 0.10 * smooth((f.light - 0.5) * 2) * luma(f.albedo), leads)

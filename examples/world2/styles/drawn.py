@@ -86,15 +86,17 @@ def sketch(f: Fields, p: Sketch) -> Array:
     second = covered(f, ridge(u + sway, p.spacing) * p.spacing / 2 - np.minimum(2.6 * (shade - 0.42), 1.0))
     strokes = np.maximum(first, 0.8 * second) * f.cover(f.dist + 0.01)
     outside = f.cover(-f.dist)
-    ground_lines = covered(f, ridge(u - v * 0.6, 1.7 * p.spacing) * 0.85 * p.spacing - 0.55 * p.line)
+    patches = smooth(2.2 * noise(f, 32, 36) - 0.5)  # hatched here and there
+    ground_lines = patches * covered(f, ridge(u - v * 0.6, 1.7 * p.spacing) * 0.85 * p.spacing - 0.55 * p.line)
     shadow = lifted(f, 0.10, 0.07, 0.03)
-    fall = np.maximum(0.75 * shadow * covered(f, ridge(v + u * 0.5, p.spacing) * p.spacing / 2 - 0.3 * p.spacing),
+    fall = np.maximum(0.6 * shadow * covered(f, ridge(v + u * 0.5, p.spacing) * p.spacing / 2 - 0.22 * p.spacing),
                       0.36 * ground_lines * (0.4 + 0.6 * flag(f.ground_area > 0)))
     washed = mix(paper, f.ground * (0.25 + 0.75 * paper), 0.16 + 0.52 * p.wash)
     body = mix(paper, f.albedo * (0.2 + 0.8 * paper), 0.2 + p.wash)
     picture = mix(washed, body, f.inside)
-    again = np.abs(f.dist - 0.03 - 0.05 * (noise(f, 32, 6) - 0.5))  # the pencil goes round twice
-    lines = np.maximum(f.line(p.line / 128), 0.55 * f.cover(again - 0.45 * p.line / 128))
+    again = np.abs(f.dist - 0.035 - 0.06 * (noise(f, 32, 6) - 0.5))  # the pencil goes round twice
+    lines = np.maximum(f.line(max(0.6 * p.line, 1.5) / 128), 0.42 * f.cover(again - 0.75 / 64))
+    lines = np.maximum(lines, f.cover(np.abs(f.dist) - p.line / 128))
     lines = np.maximum(lines, 0.7 * f.cover(f.ground_edge - 0.6 * p.line / 128) * outside)
     marks = np.maximum(np.maximum(0.66 * strokes, fall * outside), lines)
     return mix(picture, ink, marks * (0.72 + 0.26 * noise(f, 8, 7)))
@@ -103,7 +105,7 @@ def sketch(f: Fields, p: Sketch) -> Array:
 @dataclass(frozen=True)
 class Crayon:
     paper: RGB = tone(PAPERS, "paper")
-    pressure: float = number(0.30, 0.85, "light", "heavy")
+    pressure: float = number(0.38, 0.85, "light", "heavy")
     angle: float = number(-1.3, 1.3)
     stroke: float = number(4.0, 9.0, "fine", "broad")  # px
     outline: float = number(2.0, 5.0)  # px
@@ -120,12 +122,12 @@ def crayon(f: Fields, p: Crayon) -> Array:
         """Coverage of wax rubbed along a direction: even strokes, broken by streaks and by the paper's tooth."""
         u, v = turned(f, angle)
         v = v + wander
-        streak = 0.45 * ridge(v, period) + 0.9 * streaks(f, u, v, 4, 19)
-        return smooth(0.55 + 1.5 * (streak - 1.02 + 0.95 * (p.pressure + more)) + 0.5 * (tooth - 0.5))
+        streak = 0.45 * ridge(v, period) + 0.9 * streaks(f, u, 1.7 * v, 4, 19, 3.0)
+        return smooth(0.55 + 1.2 * (streak - 1.02 + 0.95 * (p.pressure + more)) + 1.1 * (tooth - 0.5))
 
     shade = 0.40 * (0.5 - f.light)
     inner = waxed(p.angle, p.stroke, shade) * f.cover(f.dist + 0.01)
-    outer = waxed(p.angle + 1.0, 1.35 * p.stroke, -0.12) * f.cover(0.035 - f.dist)
+    outer = waxed(p.angle + 1.0, 1.35 * p.stroke, -0.06) * f.cover(0.035 - f.dist)
     scene = mix(paper, f.ground, 0.92 * outer)
     scene = mix(scene, saturated(f.albedo, 1.15) * (1.02 - 0.25 * clip(0.6 - f.light)), 0.96 * inner)
     rough = 0.012 * (tooth - 0.5)
@@ -167,7 +169,8 @@ def blueprint(f: Fields, p: Blueprint) -> Array:
     hatch = covered(f, ridge(across, 5.0) * 2.5 - 2.0 * bright)
     body = p.fill * (0.18 + 0.62 * bright + 0.30 * hatch * bright) * (0.75 + 0.35 * f.light)
     marks = mix(marks, np.maximum(body, 0.5 * marks), f.inside)
-    return mix(paper, rgb((0.93, 0.96, 0.98)), np.maximum(marks, f.line(p.line / 128)))
+    marks = np.maximum(marks, f.line(max(0.6 * p.line, 1.5) / 128))
+    return mix(paper, rgb((0.93, 0.96, 0.98)), np.maximum(marks, f.cover(np.abs(f.dist) - p.line / 128)))
 
 
 @dataclass(frozen=True)
@@ -189,8 +192,8 @@ def chalk(f: Fields, p: Chalk) -> Array:
     far = 0.46 * far
     board = mix(board, vivid(f.ground), far)
     u, v = turned(f, p.angle)
-    rubbed = 0.8 * ridge(v + 2 * smear, p.stroke) + 0.9 * streaks(f, u, v, 4, 34)
-    streak = smooth(1.5 * rubbed - 0.62 + 0.5 * (tooth - 0.5) + 0.6 * (f.light - 0.5))
+    rubbed = 0.55 * ridge(v + 2 * smear, p.stroke) + 0.9 * streaks(f, u, 1.5 * v, 4, 34)
+    streak = smooth(1.5 * rubbed - 0.45 + 0.9 * (tooth - 0.5) + 0.6 * (f.light - 0.5))
     filled = mix(board, mix(vivid(f.albedo), 1.0, 0.10), 0.92 * streak * f.inside)
     lines = smooth(0.5 - (f.edge - 0.020 + 0.014 * (tooth - 0.5)) / 0.02) * (0.55 + 0.45 * tooth)
     lines = np.maximum(lines, 0.6 * f.cover(f.ground_edge - 0.014) * f.cover(-f.dist) * (0.4 + 0.6 * tooth))

@@ -12,9 +12,12 @@ from .parameters import RGB, number, tone
 from .textures import (
     blurred,
     cast,
+    chance,
     clip,
+    flag,
     fraction,
     grid,
+    length,
     lifted,
     lit,
     mix,
@@ -46,11 +49,24 @@ def photo(f: Fields, p: Photo) -> Array:
     bounce = 0.10 * f.ground * clip(1 - light) * clip(f.y - f.centre[1] + 0.3)
     deep = 0.36 + 0.24 * p.softness
     body = f.albedo * ((deep + (1.20 - deep) * light) * crease) + bounce
-    shine = p.gloss * (0.75 * smooth((light - 0.90) * 10) + 0.20 * clip((light - 0.55) * 2) ** 2)
+    shine = p.gloss * (0.80 * smooth((light - 0.78) * 6) + 0.22 * smooth((light - 0.50) * 2.5))
     picture = mix(room, mix(body, 1.0, 0.75 * shine), f.inside) * (p.exposure * (1.03 - p.vignette * far))
     tint = rgb((1 + 0.12 * p.warmth, 1 + 0.01 * p.warmth, 1 - 0.15 * p.warmth))
     picture = picture * tint
     return picture * (1.12 - 0.12 * picture)  # a film's shoulder
+
+
+def fingerprints(f: Fields, period: float, cell: float = 30.0) -> Array:
+    """Ridges within -1..1 where thumbs pressed: rings `period` px apart about a place in each cell of the frame."""
+    gx, gy = grid(f.x.shape[-1])
+    gx, gy = gx + f.seed % 29, gy + f.seed % 23
+    column, row = np.floor(gx / cell), np.floor(gy / cell)
+    u = gx - (column + 0.35 + 0.30 * chance(column, row, 51)) * cell
+    v = gy - (row + 0.35 + 0.30 * chance(column, row, 52)) * cell
+    lean = chance(column, row, 53) - 0.5
+    far = length(u + lean * v, 0.72 * (v - lean * u))
+    pressed = smooth((0.50 * cell - far) / 5) * flag(chance(column, row, 54) < 0.42)
+    return np.sin(far * (2 * np.pi / period)) * pressed
 
 
 @dataclass(frozen=True)
@@ -65,17 +81,16 @@ class Clay:
 
 def clay(f: Fields, p: Clay) -> Array:
     lumps = noise(f, 16, 3)
-    whorls = np.sin(noise(f, 32, 4) * (2 * np.pi * 32 / (2.2 * p.scale)) + 4 * lumps)
-    pressed = smooth((noise(f, 16, 5) - 0.40) * 4)
+    thumbs = fingerprints(f, p.scale)
     gx, gy = slopes(lumps, f.pixel)
-    dents = clip(0.5 + 0.055 * (gy - p.side * gx)) - 0.5
+    dents = clip(0.5 + 0.05 * (gy - p.side * gx)) - 0.5
     light = lit(f, p.side, p.plump) + (0.5 + 0.9 * p.prints) * dents
-    ridges = 0.17 * p.prints * whorls * pressed
+    ridges = 0.17 * p.prints * thumbs
     crease = 1 - 0.45 * np.exp(f.edge / -0.028)
     colour = mix(f.albedo, 0.92, p.pastel) * 0.94 + 0.05
     body = colour * ((0.40 + 0.74 * light + ridges) * crease)
-    body = mix(body, 1.0, p.gloss * 0.60 * smooth((light - 0.86) * 6))
-    slab = (mix(f.ground, 0.92, p.pastel) * 0.94 + 0.04) * (0.98 + (0.4 + 0.5 * p.prints) * dents + 0.7 * ridges)
+    body = mix(body, 1.0, p.gloss * (0.60 * smooth((light - 0.74) * 5) + 0.12 * smooth((light - 0.45) * 3)))
+    slab = (mix(f.ground, 0.92, p.pastel) * 0.94 + 0.04) * (0.98 + (0.25 + 0.35 * p.prints) * dents + 0.45 * ridges)
     slab = slab * (1 - 0.30 * np.exp(f.ground_edge / -0.03))
     shadow = np.maximum(cast(f, p.side, 0.3), 0.7 * lifted(f, -0.05 * p.side, 0.05, 0.14, 0.02))
     return mix(slab * (1 - 0.50 * shadow), body, f.inside)

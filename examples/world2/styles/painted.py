@@ -20,6 +20,7 @@ from .textures import (
     noise,
     places,
     rgb,
+    saturated,
     smooth,
     wobbled,
 )
@@ -28,30 +29,30 @@ from .textures import (
 @dataclass(frozen=True)
 class Watercolour:
     paper: RGB = tone({name: PAPERS[name] for name in ("white", "cream", "pink", "blue", "grey")}, "paper")
-    pigment: float = number(0.45, 0.95, "pale", "rich")
+    pigment: float = number(0.64, 1.05, "pale", "rich")
     wet: float = number(0.6, 4.0, "dry", "wet")  # px by which colours run
-    rim: float = number(0.05, 0.65, "", "dark edge")
+    rim: float = number(0.12, 0.80, "", "dark edge")
     blotch: float = number(0.15, 0.75, "even", "blotchy")
     margin: float = number(0.0, 0.16)  # half frames of bare paper around the picture
 
 
 def watercolour(f: Fields, p: Watercolour) -> Array:
     f = wobbled(f, p.wet)
-    paper = rgb(p.paper) * (0.965 + 0.06 * noise(f, 8, 14))
+    paper = rgb(p.paper) * (0.95 + 0.08 * noise(f, 4, 14))
     pools, fine = noise(f, 32, 15) - 0.5, noise(f, 16, 16) - 0.5
     blots = p.blotch * (0.8 * pools + 0.45 * fine)
     border = 0.99 - p.margin - np.maximum(np.abs(f.x), np.abs(f.y)) + 0.05 * fine
     gap = np.minimum(border, f.dist - 0.028) if p.wet < 2.2 else np.minimum(border, f.dist + 0.01)
-    blur = 0.012 + 0.012 * p.wet
+    blur = 0.012 + 0.007 * p.wet
     pooled = np.exp(np.maximum(np.minimum(gap, f.ground_edge), 0) / -0.045)
     strength = clip(p.pigment * 0.92 + blots + 0.75 * p.rim * (pooled - 0.25)) * smooth(gap / blur + 0.5)
     # Pigment lets light through to the paper, so colours multiply it instead of hiding it.
-    scene = paper * mix(1.0, f.ground * (1 - 0.25 * p.rim * pooled), strength)
+    scene = paper * mix(1.0, saturated(f.ground, 1.12) * (1 - 0.35 * p.rim * pooled), strength)
     rim = np.exp(f.edge / -0.030)
-    body = f.albedo * (1 - 0.55 * p.rim * rim)
+    body = saturated(f.albedo, 1.15) * (1 - 0.60 * p.rim * rim)
     load = clip(p.pigment + 0.02 + blots - 0.30 * (f.light - 0.55) + 0.45 * p.rim * rim)
     shape = smooth(0.5 - f.dist / blur)
-    return mix(scene, paper * mix(1.0, body, load), shape)
+    return mix(scene, mix(paper, 0.97, 0.4) * mix(1.0, body, load), shape)
 
 
 @dataclass(frozen=True)
@@ -86,9 +87,9 @@ def oil(f: Fields, p: Oil) -> Array:
         """Places of the strokes' centres, their tone, and where a point lies in its stroke (-1..1 both ways)."""
         across = v / p.width + shift
         row = np.floor(across)
-        along = u / (3.2 * p.width) + chance(row, salt)
+        along = u / (3.8 * p.width) + chance(row, salt)
         column = np.floor(along)
-        du, dv = (column + 0.5 - along) * (3.2 * p.width) / fine, (row + 0.5 - across) * p.width / fine
+        du, dv = (column + 0.5 - along) * (3.8 * p.width) / fine, (row + 0.5 - across) * p.width / fine
         du, dv = np.where(inside, du, -dv), np.where(inside, dv, du)
         at = places(f, gx + du * c - dv * s, gy + du * s + dv * c)
         return at, chance(row, column, salt), (along - column) * 2 - 1, (across - row) * 2 - 1

@@ -67,7 +67,7 @@ def sticker(f: Fields, p: Sticker) -> Array:
 
 @dataclass(frozen=True)
 class Pixel:
-    block: float = number(2.6, 5.4, "small", "large")  # px, rounded to whole ones
+    block: float = number(2.5, 4.9, "small", "large")  # px, rounded to whole ones
     levels: float = number(4.0, 10.0)
     ink: RGB = tone({"black": (0.07, 0.06, 0.10), "blue": (0.10, 0.12, 0.40), "brown": (0.32, 0.15, 0.08),
                      "purple": (0.30, 0.07, 0.34)}, "outline")
@@ -96,14 +96,14 @@ def pixel(f: Fields, p: Pixel) -> Array:
     steps = (light + 0.5 * p.dither * checker > 0.52).astype(np.float32)
     sprite = sprite * (1.06 - p.shade * (1 - steps))
     sprite = np.round(sprite * p.levels) / p.levels * 0.6 + sprite * 0.4
-    inside = solid > 0.45
+    inside = solid > 0.32
     ring = np.zeros_like(inside)  # the outline: blocks of the sprite that touch the ground
     ring[1:] |= ~inside[:-1]
     ring[:-1] |= ~inside[1:]
     ring[:, 1:] |= ~inside[:, :-1]
     ring[:, :-1] |= ~inside[:, 1:]
     ink = rgb(p.ink)
-    sprite = mix(sprite, ink, np.maximum(0.85 * flag(ring), 0.55 * np.clip(border * 1.6 - 0.5, 0, 1)))
+    sprite = mix(sprite, ink, np.maximum(0.68 * flag(ring), 0.50 * np.clip(border * 1.6 - 0.5, 0, 1)))
     band = np.sin(i * 0.55 * k * 128 / n) * 0.5
     field = field * (1.0 + p.dither * 0.55 * checker * (0.6 + band))
     picture = np.where(inside, sprite, field).astype(np.float32)
@@ -116,7 +116,7 @@ class Woodcut:
     paper: RGB = tone(PAPERS, "paper")
     spacing: float = number(4.5, 9.0, "fine", "coarse")  # px from one cut to the next
     angle: float = number(-1.5, 1.5)
-    heavy: float = number(0.20, 0.70, "light", "dark")  # how much of the block stays uncut
+    heavy: float = number(0.15, 0.60, "light", "dark")  # how much of the block stays uncut
     colour: float = number(0.45, 0.95)  # strength of the second, coloured block
     cuts: str = choice("lines", "rings", "rays")
 

@@ -113,7 +113,7 @@ def chance(*keys: Array | int) -> Array:
     return CHANCE.take(at & 4095)
 
 
-@lru_cache(maxsize=24)
+@lru_cache(maxsize=64)  # 16 MB at n = 256
 def _noise(n: int, period: int, salt: int) -> Array:
     """Smooth noise within 0..1, mean 0.5, that repeats at the frame's borders; one bump is `period` px wide."""
     cells = 128 // period
@@ -212,10 +212,10 @@ def slopes(height: Array, pixel: float) -> tuple[Array, Array]:
 def lit(f: Fields, side: float, bevel: float = BEVEL) -> Array:
     """0..1 light on the rounded silhouette, from the upper left (side -1) to the upper right (1)."""
     t = clip(f.dist / -bevel)
-    height = bevel * np.sqrt(t * (2 - t) + 1e-6)
-    gx, gy = slopes(height, f.pixel)
+    height = bevel * np.sqrt(t * (2 - t)) - 2 * np.clip(f.dist, 0, 0.1)
+    gx, gy = slopes(blurred(height), f.pixel)  # blurred, or the middle lines of flat shapes would show as folds
     own = clip((-0.55 * side * gx + 0.52 * gy + 0.66) / np.sqrt(1 + gx * gx + gy * gy))
-    return mix(own, f.light, 0.55 * max(-side, 0.0) + 0.15)
+    return mix(own, f.light, 0.35 * max(-side, 0.0) + 0.10)
 
 
 def cast(f: Fields, side: float, softness: float) -> Array:
