@@ -32,7 +32,7 @@ TUNING: dict[str, NamedStyle] = {one.name: one for one in (
     _named("warm-wash", "watercolour", "a rich, wet watercolour with dark edges on warm cream paper",
            paper=(0.981, 0.871, 0.712), pigment=0.93, wet=2.6, rim=0.71, blotch=0.62, margin=0.11),
     _named("blue-pencil", "sketch", "a fine drawing in blue ink, hatched steeply, on grey paper",
-           ink=(0.117, 0.214, 0.671), paper=(0.771, 0.793, 0.803), line=2.05, angle=-0.83, spacing=5.3, wash=0.46),
+           ink=(0.107, 0.204, 0.648), paper=(0.771, 0.793, 0.803), line=2.05, angle=-0.83, spacing=5.3, wash=0.46),
     _named("chunky-knit", "yarn", "chunky stocking stitch on a garter cloth dyed towards brown",
            stitch=10.4, kind="knit", depth=0.94, cloth=(0.541, 0.352, 0.228), dye=0.57, angle=0.31),
     _named("deep-paper", "papercut", "smooth paper in deep layers behind a wavy red frame with five petals",

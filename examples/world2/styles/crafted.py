@@ -113,7 +113,7 @@ def mosaic(f: Fields, p: Mosaic) -> Array:
     rim = np.minimum(np.minimum(a - left, 1 - a), np.minimum(b - top, 1 - b)) * wide
     edge = f.edge * 64
     whole = smooth((edge - 0.8) / 2.5)  # no joints through eyes and other small things
-    joint = covered(f, rim - np.where(inside, np.float32(0.55), np.float32(0.75))) * np.where(inside, 0.88 * whole, 1)
+    joint = covered(f, rim - 0.75) * np.where(inside, 0.80 * whole, 1)
     joint = np.maximum(joint, covered(f, f.ground_edge * 64 - 0.8) * ~inside)
     joint = np.maximum(joint, 0.55 * covered(f, edge - 0.75))
     tone_ = 1 + p.variety * 1.5 * (chance(row, column, 7) - 0.5)

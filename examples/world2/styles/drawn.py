@@ -122,8 +122,8 @@ def crayon(f: Fields, p: Crayon) -> Array:
         """Coverage of wax rubbed along a direction: even strokes, broken by streaks and by the paper's tooth."""
         u, v = turned(f, angle)
         v = v + wander
-        streak = 0.45 * ridge(v, period) + 0.9 * streaks(f, u, 1.7 * v, 4, 19, 3.0)
-        return smooth(0.55 + 1.2 * (streak - 1.02 + 0.95 * (p.pressure + more)) + 1.1 * (tooth - 0.5))
+        streak = 0.45 * ridge(v, period) + 0.55 * streaks(f, 2 * u, 2 * v, 4, 19)
+        return smooth(0.60 + 1.3 * (streak - 0.92 + 0.90 * (p.pressure + more)) + 0.8 * (tooth - 0.5))
 
     shade = 0.40 * (0.5 - f.light)
     inner = waxed(p.angle, p.stroke, shade) * f.cover(f.dist + 0.01)
@@ -149,7 +149,7 @@ class Blueprint:
 def blueprint(f: Fields, p: Blueprint) -> Array:
     gx, gy = grid(f.x.shape[-1])
     paper = rgb(p.paper) * (0.90 + 0.2 * noise(f, 32, 11)) + 0.10 * (luma(f.ground) - 0.5)
-    fine = covered(f, np.minimum(ridge(gx, p.grid), ridge(gy, p.grid)) * p.grid / 2 - 0.6)
+    fine = covered(f, np.minimum(ridge(gx, p.grid), ridge(gy, p.grid)) * p.grid / 2 - 0.75)
     main = covered(f, np.minimum(ridge(gx, 4 * p.grid), ridge(gy, 4 * p.grid)) * 2 * p.grid - 0.8)
     outside = f.cover(0.02 - f.dist)
     marks = np.maximum(0.20 * fine, 0.40 * main) * (0.35 + 0.65 * outside)
@@ -162,7 +162,7 @@ def blueprint(f: Fields, p: Blueprint) -> Array:
         drawn = np.abs(np.maximum(u, v) - 0.88 * s)
     else:
         drawn = np.minimum(u, v)
-    marks = np.maximum(marks, 0.65 * f.cover(drawn - 0.7 / 64 * 0.9) * dashed * outside)
+    marks = np.maximum(marks, 0.65 * f.cover(drawn - 0.75 / 64) * dashed * outside)
     marks = np.maximum(marks, 0.7 * f.cover(f.ground_edge - 0.5 * p.line / 128) * outside)
     _, across = turned(f, p.angle)
     bright = luma(f.albedo)
@@ -188,11 +188,11 @@ def chalk(f: Fields, p: Chalk) -> Array:
     dusty = smooth((smear - 0.45) * 2.5) * (0.6 + 0.4 * tooth)
     board = mix(rgb(p.board), 0.80, 0.26 * p.dust * dusty)
     u, v = turned(f, p.angle + 0.9)
-    far = smooth(1.6 * streaks(f, u, v, 8, 33) - 0.40 + 0.5 * (tooth - 0.5)) * f.cover(0.05 - f.dist)
+    far = smooth(1.6 * streaks(f, 1.6 * u, 1.6 * v, 4, 33) - 0.40 + 0.5 * (tooth - 0.5)) * f.cover(0.05 - f.dist)
     far = 0.46 * far
     board = mix(board, vivid(f.ground), far)
     u, v = turned(f, p.angle)
-    rubbed = 0.55 * ridge(v + 2 * smear, p.stroke) + 0.9 * streaks(f, u, 1.5 * v, 4, 34)
+    rubbed = 0.55 * ridge(v + 2 * smear, p.stroke) + 0.8 * streaks(f, 2 * u, 2 * v, 4, 34)
     streak = smooth(1.5 * rubbed - 0.45 + 0.9 * (tooth - 0.5) + 0.6 * (f.light - 0.5))
     filled = mix(board, mix(vivid(f.albedo), 1.0, 0.10), 0.92 * streak * f.inside)
     lines = smooth(0.5 - (f.edge - 0.020 + 0.014 * (tooth - 0.5)) / 0.02) * (0.55 + 0.45 * tooth)

@@ -38,7 +38,7 @@ class Watercolour:
 
 def watercolour(f: Fields, p: Watercolour) -> Array:
     f = wobbled(f, p.wet)
-    paper = rgb(p.paper) * (0.95 + 0.08 * noise(f, 4, 14))
+    paper = rgb(p.paper)
     pools, fine = noise(f, 32, 15) - 0.5, noise(f, 16, 16) - 0.5
     blots = p.blotch * (0.8 * pools + 0.45 * fine)
     border = 0.99 - p.margin - np.maximum(np.abs(f.x), np.abs(f.y)) + 0.05 * fine
@@ -52,7 +52,7 @@ def watercolour(f: Fields, p: Watercolour) -> Array:
     body = saturated(f.albedo, 1.15) * (1 - 0.60 * p.rim * rim)
     load = clip(p.pigment + 0.02 + blots - 0.30 * (f.light - 0.55) + 0.45 * p.rim * rim)
     shape = smooth(0.5 - f.dist / blur)
-    return mix(scene, mix(paper, 0.97, 0.4) * mix(1.0, body, load), shape)
+    return mix(scene, mix(paper, 0.97, 0.4) * mix(1.0, body, load), shape) * (0.95 + 0.08 * noise(f, 4, 14))
 
 
 @dataclass(frozen=True)
@@ -100,11 +100,11 @@ def oil(f: Fields, p: Oil) -> Array:
     at = np.where(top, over, under)
     tone_ = np.where(top, tone_b, tone_a) - 0.5
     across = np.where(top, v_b, v_a)
-    painted = gathered(picture, at)
-    # A stroke of the ground may cross borders; one of the object keeps to its part, or faces would go.
-    foreign = np.abs(gathered(f.albedo, at) - f.albedo).max(0) > 0.12
-    own = (inside.reshape(-1)[at] != inside) | (inside & (foreign | (f.edge < 1.0 * PX)))
-    painted = np.where(own, picture, painted)
+    # A stroke of the ground may cross borders; one of the object keeps to its colour, or faces would go.
+    hue = f.albedo[0] + 2.3 * f.albedo[1] + 5.1 * f.albedo[2]  # one number in which no two likely colours agree
+    foreign = np.abs(gathered(hue, at) - hue) > 0.25
+    own = (gathered(inside, at) != inside) | (inside & (foreign | (f.edge < PX)))
+    painted = gathered(picture, np.where(own, np.arange(at.size, dtype=np.int32).reshape(at.shape), at))
     gloss = p.relief * (0.10 * (1 - across * across) - 0.10 * across)
     painted = painted * (1 + p.variety * 1.6 * tone_) + (gloss - 0.06 * p.relief)
     bare = clip((chance(np.floor(u / 17), np.floor(v / 5)) - 0.86) * 5) * (~inside) * (~top)

@@ -44,8 +44,7 @@ def luma(image: Array) -> Array:
 
 def saturated(image: Array, amount: float) -> Array:
     """The colours further from grey (amount > 1) or nearer to it."""
-    grey = luma(image)
-    return clip(grey + (image - grey) * amount)
+    return clip(image * amount + (1 - amount) * luma(image))
 
 
 def vivid(image: Array) -> Array:
@@ -191,8 +190,9 @@ def blurred(a: Array) -> Array:
 
 @lru_cache(maxsize=4)
 def _tents(n: int) -> tuple[Array, Array]:
-    few = 64
-    down = np.repeat(np.eye(few, dtype=np.float32), n // few, 1) * (few / n)
+    few = min(64, n)
+    down = flag(np.arange(n) * few // n == np.arange(few)[:, None])
+    down /= down.sum(1, keepdims=True)
     at = (np.arange(n, dtype=np.float32) + 0.5) * (few / n) - 0.5
     up = np.maximum(1 - np.abs(at[:, None] - np.arange(few)) / 2.2, 0)
     return down, (up / up.sum(1, keepdims=True)).astype(np.float32)
