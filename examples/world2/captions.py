@@ -53,7 +53,7 @@ class _Said:
 def _everything(scene: Scene) -> _Said:
     content = scene.content
     return _Said(
-        kind=content.kind,
+        kind=f"glass {content.kind}" if content.glass else content.kind,
         colours=(content.main, content.second),
         rare="",
         marking=content.marking.words if content.marking else "",

@@ -47,6 +47,8 @@ class Second:
 def sample_accessory(rng: np.random.Generator, content: Content) -> Accessory:
     drawing = draw(content)
     missing = [k for k, spot in (("scarf", drawing.neck), ("sunglasses", drawing.eyes)) if spot is None]
+    if content.marking and content.marking.kind == "face":
+        missing.append("sunglasses")
     kind = pick(rng, ACCESSORIES, avoid=missing)
     return Accessory(kind, pick(rng, tuple(COLOURS), avoid=(content.main, content.second)))
 
@@ -96,7 +98,7 @@ def worn(accessory: Accessory, drawing: Drawing) -> list[Part]:
     """The parts of an accessory, in the coordinates of the content that wears it."""
     build, place = _WORN[accessory.kind]
     spot: Spot = getattr(drawing, place)
-    return [Part(moved(p.shape, spot.x, spot.y, spot.width, spot.tilt), p.role, False, p.flat) for p in build(drawing)]
+    return [Part(moved(p.shape, spot.x, spot.y, spot.width, spot.tilt), p.role, "none", p.flat) for p in build(drawing)]
 
 
 # --- second objects: standing on y = 0 with their middle at x = 0 ---------------------------------------
@@ -146,8 +148,8 @@ def placed(second: Second, main: Box) -> list[Part]:
     """The parts of a second object, placed about the box of the main one."""
     left, _, right, bottom = main
     if second.kind in _BELOW:
-        return [Part(moved(p.shape, (left + right) / 2, bottom - 0.03), p.role, False, p.flat)
+        return [Part(moved(p.shape, (left + right) / 2, bottom - 0.03), p.role, "none", p.flat)
                 for p in _BELOW[second.kind](0.42 * (right - left))]
     reach = 0.16 if second.kind in ("balloon", "flower") else 0.20
     x = left - reach if second.left else right + reach
-    return [Part(moved(p.shape, x, bottom), p.role, False, p.flat) for p in _BESIDE[second.kind]()]
+    return [Part(moved(p.shape, x, bottom), p.role, "none", p.flat) for p in _BESIDE[second.kind]()]

@@ -52,9 +52,10 @@ class Layer(NamedTuple):
     area: int
 
 
-def sample_ground(rng: np.random.Generator, kinds: tuple[str, ...] | None = None) -> Ground:
+def sample_ground(rng: np.random.Generator, kinds: tuple[str, ...] | None = None, avoid: tuple[str, ...] = ()) -> Ground:
+    """A random ground, of one of the given kinds; its colour is none of those to avoid."""
     kind = pick(rng, kinds) if kinds else KINDS[int(np.searchsorted(np.cumsum(SHARES), rng.random() * 0.9999))]
-    colour = pick(rng, tuple(GROUND_COLOURS))
+    colour = pick(rng, tuple(GROUND_COLOURS), avoid=avoid)
     return Ground(kind, colour, round(float(rng.uniform(0.16, 0.50)), 3), round(float(rng.random()), 3))
 
 
@@ -88,16 +89,17 @@ def layers(ground: Ground, foot: float) -> tuple[RGB, list[Layer]]:
                                     Layer(_hill(horizon, 0.045, 2.6, 7 * d), (0.96, 0.97, 0.95), LYING),
                                     Layer(_hill(horizon + 0.06, 0.045, 2.6, 7 * d), (0.94, 0.83, 0.60), LYING)]
     if ground.kind == "snow":
-        flakes = union(*(circle(((0.37 * i + d) % 1) * 1.9 - 0.95, ((0.61 * i + 0.5 * d) % 1) * 1.5 - 0.95, 0.030 + 0.012 * (i % 3))
-                         for i in range(13)))
+        flakes = [circle(((0.37 * i + d) % 1) * 1.9 - 0.95, ((0.61 * i + 0.5 * d) % 1) * 1.5 - 0.95, 0.030 + 0.012 * (i % 3))
+                  for i in range(13)]
         return (0.62, 0.74, 0.86), [Layer(_hill(horizon - 0.14, 0.10, 1.7, 6 * d), (0.80, 0.87, 0.94), UPRIGHT),
-                                    Layer(flakes, (0.97, 0.98, 1.0), UPRIGHT),
+                                    *(Layer(flake, (0.97, 0.98, 1.0), UPRIGHT) for flake in flakes),
                                     Layer(_hill(horizon, 0.05, 2.2, 8 * d), (0.95, 0.97, 0.99), LYING)]
     if ground.kind == "night":
-        stars = union(*(star(((0.43 * i + d) % 1) * 1.9 - 0.95, ((0.29 * i + 0.4 * d) % 1) * 1.2 - 0.95, 0.05, 0.4) for i in range(9)))
+        stars = [star(((0.43 * i + d) % 1) * 1.9 - 0.95, ((0.29 * i + 0.4 * d) % 1) * 1.2 - 0.95, 0.055, 0.4, 4)
+                 for i in range(9)]
         x = -0.65 + 1.3 * d
         moon = subtract(circle(x, -0.68, 0.17), circle(x + 0.10, -0.74, 0.15))
-        return (0.13, 0.16, 0.36), [Layer(stars, (0.98, 0.93, 0.66), UPRIGHT), Layer(moon, (0.99, 0.93, 0.70), UPRIGHT),
+        return (0.13, 0.16, 0.36), [*(Layer(s, (0.98, 0.93, 0.66), UPRIGHT) for s in stars), Layer(moon, (0.99, 0.93, 0.70), UPRIGHT),
                                     Layer(_hill(horizon, 0.07, 1.9, 8 * d), (0.22, 0.30, 0.38), LYING)]
     raise ValueError(f"no ground of kind {ground.kind!r}")
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from math import cos, hypot, pi, sin
+from math import cos, pi, sin
 
 import numpy as np
 
@@ -98,7 +98,7 @@ def polygon(*points: tuple[float, float], round_: float = 0.0) -> Shape:
             qx, qy = px - ex * t, py - ey * t
             nearest = np.minimum(nearest, qx * qx + qy * qy)
             sign ^= ((y >= ay) != (y >= by)) & ((ex * py > ey * px) == (ey > 0))
-        return np.where(sign, 1, -1) * np.sqrt(nearest) - round_
+        return np.where(sign, np.float32(1), np.float32(-1)) * np.sqrt(nearest) - round_
 
     xs, ys = zip(*points, strict=True)
     return Shape(distance, (min(xs) - round_, min(ys) - round_, max(xs) + round_, max(ys) + round_))
@@ -179,6 +179,12 @@ def spiral(cx: float, cy: float, pitch: float, width: float, reach: float) -> Sh
     return Shape(distance, (cx - reach, cy - reach, cx + reach, cy + reach))
 
 
+def flipped(shape: Shape) -> Shape:
+    """The mirror image about x = 0."""
+    left, top, right, bottom = shape.box
+    return Shape(lambda x, y: shape(-x, y), (-right, top, -left, bottom))
+
+
 def moved(shape: Shape, dx: float, dy: float, scale: float = 1.0, turn: float = 0.0) -> Shape:
     """The shape scaled and turned (radians) about the origin, then moved."""
     c, s = cos(turn), sin(turn)
@@ -191,7 +197,3 @@ def moved(shape: Shape, dx: float, dy: float, scale: float = 1.0, turn: float = 
         return shape(c * u + s * v, c * v - s * u) * scale
 
     return Shape(distance, (min(xs), min(ys), max(xs), max(ys)))
-
-
-def diagonal(b: Box) -> float:
-    return hypot(b[2] - b[0], b[3] - b[1])

@@ -34,15 +34,19 @@ COLOURS: dict[str, RGB] = {
 }
 
 FACED = {*ANIMALS, "robot", "mushroom"}  # these have a face already
-# Where a motif would fall on the belly or on too narrow a part.
+# Where a marking would fall on too narrow a part, or under other parts.
 WITHOUT: dict[str, set[str]] = {
     "flower": {"star", "heart", "patch", "checks", "band", "face"},
     "umbrella": {"star", "heart", "patch", "face", "band"},
     "house": {"face", "patch", "heart", "star"},
     "guitar": {"face", "star", "heart", "patch"},
     "cake": {"patch"},
-    "boat": {"patch", "face"},
-    "owl": {"band"},
+    "tree": {"star", "heart", "patch", "face"},
+    "cactus": {"patch"},
+    "boat": {"patch", "face", "star", "heart"},
+    "train": {"patch"},
+    "owl": {"band", "star", "heart", "patch"},
+    "snail": {"star", "heart"},
     "rocket": {"face"},
 }
 
@@ -56,7 +60,7 @@ class Content:
     second: str
     marking: Marking | None
     look: Look
-    rare: bool = False  # of transparent glass, which no member of the pretraining distribution is
+    glass: bool = False  # the main colour is a tint of transparent glass; never so in pretraining
 
 
 def draw(content: Content) -> Drawing:

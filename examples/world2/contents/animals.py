@@ -17,7 +17,7 @@ def bear(k: Look) -> Drawing:
             Part(mirrored(circle(0.32, -0.60, 0.55 * ear)), "second", flat=True),
             Part(mirrored(ellipse(0.34, 0.68, 0.21, 0.16))),
             Part(ellipse(0, 0.34, tummy, 0.41)),
-            Part(ellipse(0, 0.38, tummy - 0.13, 0.28), "second", marked=False, flat=True),
+            Part(ellipse(0, 0.38, tummy - 0.13, 0.28), "second", marked="some", flat=True),
             Part(mirrored(ellipse(0.36, 0.69, 0.11, 0.085)), "second", flat=True),
             Part(mirrored(arm)),
             Part(ellipse(0, -0.30, 0.45, 0.38)),
@@ -26,7 +26,7 @@ def bear(k: Look) -> Drawing:
             Part(union(capsule(0, -0.2, 0, -0.12, 0.012), arc(0, -0.14, 0.07, 0.05, 0.45, 0.014, 4)), "dark", flat=True),
             *eyes(0.19, -0.36, 0.075),
         ],
-        mark=Spot(0, 0.36, 0.30), top=Spot(0, -0.62, 0.30), eyes=Spot(0, -0.36, 0.36), neck=Spot(0, 0.05, 0.34),
+        mark=Spot(0, 0.36, 0.30), top=Spot(0, -0.62, 0.36), eyes=Spot(0, -0.36, 0.36), neck=Spot(0, 0.05, 0.34),
     )
 
 
@@ -64,7 +64,7 @@ def cat(k: Look) -> Drawing:
         [
             Part(tail),
             Part(blend(ellipse(0, 0.42, wide, 0.34), ellipse(0, 0.10, 0.25, 0.30), 0.2)),
-            Part(ellipse(0, 0.26, 0.15, 0.25), "second", marked=False, flat=True),
+            Part(ellipse(0, 0.26, 0.15, 0.25), "second", marked="some", flat=True),
             Part(mirrored(ellipse(0.15, 0.68, 0.14, 0.10)), "second"),
             Part(mirrored(polygon((0.10, -0.48), (0.35, -ear), (0.41, -0.34), round_=0.035))),
             Part(mirrored(polygon((0.20, -0.50), (0.33, 0.12 - ear), (0.36, -0.42), round_=0.01)), "tongue", flat=True),
@@ -95,11 +95,11 @@ def fish(k: Look) -> Drawing:
             Part(polygon((-0.16, ry - 0.08), (0.10, ry - 0.08), (0.12, ry + 0.12), round_=0.04), "second"),
             Part(body),
             Part(intersect(ring(-0.86, 0.0, 0.50, 0.60, 0.016), body), "deep", flat=True),
-            Part(polygon((-0.04, 0.06), (0.20, 0.0), (0.18, 0.22), round_=0.04), "second"),
-            Part(capsule(-0.72, 0.14, -0.60, 0.17, 0.02), "dark", flat=True),
+            Part(polygon((-0.06, 0.17), (0.12, 0.14), (0.10, 0.30), round_=0.035), "second"),
+            Part(intersect(capsule(-0.80, 0.14, 0.10 - rx, 0.17, 0.018), body), "dark", flat=True),
             *eye(-0.52, -0.10, 0.105),
         ],
-        mark=Spot(-0.02, 0.0, 0.30), top=Spot(-0.34, -0.85 * ry, 0.22, -0.30), upright=False, eyes=Spot(-0.50, -0.10, 0.25),
+        mark=Spot(0.02, -0.06, 0.24), top=Spot(-0.34, -0.85 * ry, 0.22, -0.30), upright=False, eyes=Spot(-0.50, -0.10, 0.25),
     )
 
 
@@ -117,11 +117,11 @@ def bird(k: Look) -> Drawing:
             Part(tail, "second"),
             Part(polygon((-0.56, -0.44), (-0.84, -0.30), (-0.56, -0.20), round_=0.03), "gold"),
             Part(blend(ellipse(-0.02, 0.14, 0.47, 0.37 + 0.03 * k.b), circle(-0.34, -0.32, head), 0.2)),
-            Part(ellipse(-0.22, 0.26, 0.22, 0.19), "pale", flat=True),
+            Part(ellipse(-0.22, 0.26, 0.22, 0.19), "pale", "some", flat=True),
             Part(polygon((-0.12, 0.0), (0.12, -0.10), (0.50, 0.18), (0.14, 0.32), round_=0.07), "second"),
             *eye(-0.41, -0.37, 0.085),
         ],
-        mark=Spot(-0.16, 0.16, 0.24), top=Spot(-0.32, -0.55, 0.25, -0.08), eyes=Spot(-0.42, -0.37, 0.24),
+        mark=Spot(-0.25, 0.18, 0.21), top=Spot(-0.32, -0.55, 0.25, -0.08), eyes=Spot(-0.42, -0.37, 0.24),
         neck=Spot(-0.26, -0.10, 0.26, 0.3), upright=False,
     )
 
@@ -139,8 +139,8 @@ def owl(k: Look) -> Drawing:
             Part(mirrored(union(capsule(0.16, 0.62, 0.10, 0.74, 0.055), capsule(0.18, 0.62, 0.26, 0.74, 0.055))), "gold"),
             Part(mirrored(tuft)),
             Part(body),
-            Part(ellipse(0, 0.28, wide - 0.17, 0.34), "second", marked=False, flat=True),
-            Part(scallops, "main", marked=False, flat=True),
+            Part(ellipse(0, 0.28, wide - 0.17, 0.34), "second", marked="some", flat=True),
+            Part(scallops, "main", marked="none", flat=True),
             Part(mirrored(moved(ellipse(0, 0, 0.15, 0.38), wide - 0.05, 0.18, turn=-0.18)), "deep"),
             Part(mirrored(circle(0.20, -0.32, disc)), "second"),
             Part(mirrored(circle(0.20, -0.32, 0.135)), "gold", flat=True),
@@ -161,10 +161,9 @@ def penguin(k: Look) -> Drawing:
             Part(mirrored(ellipse(0.20, 0.74, 0.19, 0.075)), "gold"),
             Part(mirrored(wing)),
             Part(blend(ellipse(0, 0.22, wide, 0.50), circle(0, -0.46, 0.30), 0.25)),
-            Part(ellipse(0, 0.28, wide - 0.09, 0.40), "second", marked=False, flat=True),
+            Part(ellipse(0, 0.28, wide - 0.09, 0.40), "second", marked="some", flat=True),
             Part(union(mirrored(ellipse(0.10, -0.42, 0.13, 0.15)), ellipse(0, -0.34, 0.17, 0.13)), "second", flat=True),
-            Part(mirrored(circle(0.11, -0.46, 0.052)), "dark", flat=True),
-            Part(mirrored(circle(0.095, -0.48, 0.018)), "light", flat=True),
+            *eyes(0.115, -0.46, 0.062),
             Part(ellipse(0, -0.34, 0.095, 0.06), "gold"),
         ],
         mark=Spot(0, 0.28, 0.24), top=Spot(0, -0.68, 0.25), eyes=Spot(0, -0.46, 0.28), neck=Spot(0, -0.14, 0.27),
@@ -208,7 +207,7 @@ def whale(k: Look) -> Drawing:
             Part(intersect(body, ellipse(-0.26, 0.56, 0.62, 0.30)), "second", flat=True),
             Part(intersect(body, union(*(capsule(-0.62 + 0.13 * i, 0.36, -0.56 + 0.13 * i, 0.62, 0.012) for i in range(5)))),
                  "deep", flat=True),
-            Part(moved(ellipse(0, 0, 0.17, 0.085), 0.04, 0.44, turn=0.6), "main", marked=False),
+            Part(moved(ellipse(0, 0, 0.17, 0.085), 0.04, 0.44, turn=0.6), "main", marked="none"),
             Part(arc(-0.62, 0.18, 0.12, 0.08, 0.30, 0.016, 4), "dark", flat=True),
             *eye(-0.46, 0.10, 0.07),
         ],

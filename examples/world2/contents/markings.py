@@ -73,7 +73,7 @@ def _checks(at: Spot, upright: bool) -> Shape:
 
     def distance(x: Array, y: Array) -> Array:
         a, b = _wave(x - at.x, period, 0.5), _wave(y - at.y, period, 0.5)
-        return np.where((a < 0) == (b < 0), -1, 1) * np.minimum(np.abs(a), np.abs(b))
+        return np.where((a < 0) == (b < 0), np.float32(-1), np.float32(1)) * np.minimum(np.abs(a), np.abs(b))
 
     return Shape(distance)
 

@@ -32,13 +32,14 @@ class Part:
 
     shape: Shape
     role: str = "main"
-    marked: bool | None = None  # carries the marking; unset: parts of the main colour do
+    marked: str = ""  # markings that it carries: all, some (a motif or a band), none; unset: all if it is main
     flat: bool = False  # painted on: the surface does not bulge
     clear: bool = False  # the ground shows through
 
-    @property
-    def carries_marks(self) -> bool:
-        return self.role == "main" if self.marked is None else self.marked
+    def carries(self, marking: str) -> bool:
+        """Whether a marking of this kind is painted on this part."""
+        marked = self.marked or ("all" if self.role == "main" else "none")
+        return marked == "all" or (marked == "some" and marking not in ("stripes", "spots", "checks", "half"))
 
 
 class Spot(NamedTuple):

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from math import cos, pi, sin
 
-from world2.contents.parts import Builder, Drawing, Look, Part, Spot
-from world2.shapes import (blend, box, capsule, circle, ellipse, half_plane, intersect, mirrored, moved, polygon, stroke,
+from world2.contents.parts import Builder, Drawing, Look, Part, Spot, eyes
+from world2.shapes import (arc, blend, box, capsule, circle, ellipse, half_plane, intersect, mirrored, moved, polygon, stroke,
                            union)
 
 
@@ -32,8 +32,8 @@ def mushroom(k: Look) -> Drawing:
     return Drawing(
         [
             Part(blend(box(0, 0.38, stem, 0.34, 0.10), ellipse(0, 0.60, stem + 0.09, 0.15), 0.1), "second"),
-            Part(mirrored(circle(0.085, 0.40, 0.032)), "dark", flat=True),
-            Part(capsule(-0.03, 0.49, 0.03, 0.49, 0.016), "dark", flat=True),
+            *eyes(0.09, 0.38, 0.05),
+            Part(arc(0, 0.46, 0.055, 0.04, 0.46, 0.015, 4), "dark", flat=True),
             Part(ellipse(0, 0.11, 0.30, 0.07), "second"),
             Part(union(cap, box(0, 0.075, w, 0.055, 0.05))),
         ],

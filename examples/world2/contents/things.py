@@ -32,7 +32,7 @@ def teapot(k: Look) -> Drawing:
 def vase(k: Look) -> Drawing:
     r, neck = 0.42 + 0.04 * k.a, 0.15 + 0.03 * k.b
     body = (blend(ellipse(0, 0.20, r, 0.44), box(0, -0.35, neck, 0.32, 0.05), 0.25),
-            polygon((-0.14, -0.60), (0.14, -0.60), (0.36, -0.28), (0.20, 0.62), (-0.20, 0.62), (-0.36, -0.28), round_=0.07),
+            blend(union(ellipse(0, -0.22, r - 0.03, 0.36), box(0, -0.56, 0.17, 0.10, 0.03)), polygon((-0.24, -0.2), (0.24, -0.2), (0.15, 0.62), (-0.15, 0.62), round_=0.05), 0.2),
             blend(ellipse(0, 0.34, r + 0.04, 0.32), box(0, -0.30, 0.10, 0.38, 0.04), 0.3))[k.variant]
     handles = mirrored(ring(0.28, -0.26, 0.16, 0.24, 0.045))
     return Drawing(
@@ -42,8 +42,8 @@ def vase(k: Look) -> Drawing:
             Part(body),
             Part(box(0, -0.68, (neck + 0.13, 0.26, 0.20)[k.variant], 0.07, 0.06), "second"),
         ],
-        mark=Spot(0, (0.20, 0.0, 0.32)[k.variant], 0.28), top=Spot(0, -0.72, 0.24),
-        eyes=Spot(0, (0.10, -0.16, 0.24)[k.variant], 0.32),
+        mark=Spot(0, (0.20, -0.18, 0.32)[k.variant], 0.28), top=Spot(0, -0.72, 0.24),
+        eyes=Spot(0, (0.10, -0.26, 0.24)[k.variant], 0.32),
     )
 
 
