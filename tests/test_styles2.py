@@ -30,8 +30,21 @@ def scene(seed: int = 5) -> Fields:
     ground[:] = np.array([0.55, 0.75, 0.80], np.float32).reshape(3, 1, 1)
     ground[:, y > 0.4] = np.array([[0.60], [0.45], [0.30]], np.float32)
     light = np.clip(0.6 - 0.5 * x - 0.5 * y, 0, 1)
-    return Fields(x, y, dist, edge, label, albedo, light, ground, np.abs(y - 0.4), (y > 0.4).astype(np.int8),
-                  (0.0, 0.0, 0.9), 0.7, seed)
+    return Fields(
+        x,
+        y,
+        dist,
+        edge,
+        label,
+        albedo,
+        light,
+        ground,
+        np.abs(y - 0.4),
+        (y > 0.4).astype(np.int8),
+        (0.0, 0.0, 0.9),
+        0.7,
+        seed,
+    )
 
 
 def apart(a: np.ndarray, b: np.ndarray) -> float:
@@ -90,7 +103,9 @@ def test_colours_stay_recognisable(name):
     for seed in range(5):
         style = sample_style(np.random.default_rng(seed), name)
         for where, inside in (("albedo", f.dist < -0.03), ("ground", f.dist > 0.12)):
-            a, b = (paint(replace(f, **{where: np.broadcast_to(c, f.albedo.shape)}), style) for c in (red, blue))
+            a, b = (
+                paint(replace(f, **{where: np.broadcast_to(c, f.albedo.shape)}), style) for c in (red, blue)
+            )
             shift = (a - b)[:, inside].mean(1)
             assert shift[0] > 0.05 and shift[2] < -0.05, (where, style)
 
@@ -110,7 +125,7 @@ def test_words_name_what_is_there_and_are_known():
         assert all(1 <= len(phrase.split()) <= 2 and set(phrase.split()) <= known for phrase in said)
     assert "blue ink" in member("sketch", ink=(0.14, 0.2, 0.6)).words
     assert "cream paper" in member("sketch", paper=(0.95, 0.9, 0.75)).words
-    assert "small" in member("mosaic", tile=6.1).words and "large" in member("mosaic", tile=10.4).words
+    assert "small" in member("mosaic", tile=7.1).words and "large" in member("mosaic", tile=11.4).words
 
 
 def test_the_sets_are_apart_within_range_and_hardly_ever_drawn():

@@ -13,7 +13,18 @@ from world2.fields import Array, Fields
 from . import crafted, drawn, lit, painted, printed
 from .parameters import ranges, sample, vocabulary, words_of
 
-__all__ = ["FAMILIES", "RARE", "WORDS", "Family", "Style", "family", "member", "paint", "ranges", "sample_style"]
+__all__ = [
+    "FAMILIES",
+    "RARE",
+    "WORDS",
+    "Family",
+    "Style",
+    "family",
+    "member",
+    "paint",
+    "ranges",
+    "sample_style",
+]
 
 
 @dataclass(frozen=True)
@@ -35,37 +46,47 @@ class Style:
 
 
 # The families that the base learns.
-FAMILIES: dict[str, Family] = {one.name: one for one in (
-    Family("photo", lit.Photo, lit.photo),
-    Family("cartoon", drawn.Cartoon, drawn.cartoon),
-    Family("yarn", crafted.Yarn, crafted.yarn),
-    Family("sticker", printed.Sticker, printed.sticker),
-    Family("mosaic", crafted.Mosaic, crafted.mosaic),
-    Family("sketch", drawn.Sketch, drawn.sketch),
-    Family("watercolour", painted.Watercolour, painted.watercolour),
-    Family("neon", lit.Neon, lit.neon),
-    Family("pixel", printed.Pixel, printed.pixel),
-    Family("papercut", crafted.Papercut, crafted.papercut),
-    Family("oil", painted.Oil, painted.oil),
-    Family("crayon", drawn.Crayon, drawn.crayon),
-    Family("woodcut", printed.Woodcut, printed.woodcut),
-    Family("blueprint", drawn.Blueprint, drawn.blueprint),
-    Family("clay", lit.Clay, lit.clay),
-    Family("embroidery", crafted.Embroidery, crafted.embroidery),
-)}
+FAMILIES: dict[str, Family] = {
+    one.name: one
+    for one in (
+        Family("photo", lit.Photo, lit.photo),
+        Family("cartoon", drawn.Cartoon, drawn.cartoon),
+        Family("yarn", crafted.Yarn, crafted.yarn),
+        Family("sticker", printed.Sticker, printed.sticker),
+        Family("mosaic", crafted.Mosaic, crafted.mosaic),
+        Family("sketch", drawn.Sketch, drawn.sketch),
+        Family("watercolour", painted.Watercolour, painted.watercolour),
+        Family("neon", lit.Neon, lit.neon),
+        Family("pixel", printed.Pixel, printed.pixel),
+        Family("papercut", crafted.Papercut, crafted.papercut),
+        Family("oil", painted.Oil, painted.oil),
+        Family("crayon", drawn.Crayon, drawn.crayon),
+        Family("woodcut", printed.Woodcut, printed.woodcut),
+        Family("blueprint", drawn.Blueprint, drawn.blueprint),
+        Family("clay", lit.Clay, lit.clay),
+        Family("embroidery", crafted.Embroidery, crafted.embroidery),
+    )
+}
 
 # The families that it never sees.
-RARE: dict[str, Family] = {one.name: one for one in (
-    Family("glass", crafted.Glass, crafted.glass),
-    Family("chalk", drawn.Chalk, drawn.chalk),
-    Family("comic", printed.Comic, printed.comic),
-    Family("stitch", crafted.Stitch, crafted.stitch),
-)}
+RARE: dict[str, Family] = {
+    one.name: one
+    for one in (
+        Family("glass", crafted.Glass, crafted.glass),
+        Family("chalk", drawn.Chalk, drawn.chalk),
+        Family("comic", printed.Comic, printed.comic),
+        Family("stitch", crafted.Stitch, crafted.stitch),
+    )
+}
 
 # Every single word that a caption may need for a style.
-WORDS: tuple[str, ...] = tuple(sorted(
-    {*FAMILIES, *RARE}.union(*(vocabulary(one.parameters) for one in (*FAMILIES.values(), *RARE.values())))
-))
+WORDS: tuple[str, ...] = tuple(
+    sorted(
+        {*FAMILIES, *RARE}.union(
+            *(vocabulary(one.parameters) for one in (*FAMILIES.values(), *RARE.values()))
+        )
+    )
+)
 
 
 def family(name: str) -> Family:
@@ -92,6 +113,8 @@ def paint(fields: Fields, style: Style) -> Array:
 def _single(f: Fields) -> Fields:
     """The fields in single precision throughout: one double, or numpy scalar, would make all that it touches double."""
     x, y, scale = map(float, f.centre)
-    arrays = {name: getattr(f, name).astype(np.float32, copy=False)
-              for name in ("x", "y", "dist", "edge", "albedo", "light", "ground", "ground_edge")}
+    arrays = {
+        name: getattr(f, name).astype(np.float32, copy=False)
+        for name in ("x", "y", "dist", "edge", "albedo", "light", "ground", "ground_edge")
+    }
     return replace(f, **arrays, centre=(x, y, scale), foot=float(f.foot))

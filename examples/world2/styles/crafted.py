@@ -57,8 +57,15 @@ class Yarn:
     stitch: float = number(6.0, 11.5, "fine", "chunky")  # px
     kind: str = choice("knit", "crochet", "garter", words=("knit", "crochet", "garter"))
     depth: float = number(0.45, 1.0, "soft", "")
-    cloth: RGB = tone({"cream": (0.93, 0.86, 0.72), "grey": (0.60, 0.62, 0.66), "brown": (0.52, 0.36, 0.24),
-                       "blue": (0.42, 0.54, 0.74)}, "cloth")
+    cloth: RGB = tone(
+        {
+            "cream": (0.93, 0.86, 0.72),
+            "grey": (0.60, 0.62, 0.66),
+            "brown": (0.52, 0.36, 0.24),
+            "blue": (0.42, 0.54, 0.74),
+        },
+        "cloth",
+    )
     dye: float = number(0.50, 0.85)  # how much of the ground's own colour the cloth takes
     angle: float = number(-0.6, 0.6)
 
@@ -68,7 +75,7 @@ def yarn(f: Fields, p: Yarn) -> Array:
     if p.kind == "crochet":  # rows run round the silhouette, as in a crocheted toy
         rows = f.dist * 64 / (0.95 * p.stitch)
         beads = np.abs(np.sin(np.pi * (u / p.stitch + 0.5 * np.floor(rows))))
-        fabric = (0.46 + 0.46 * np.abs(np.sin(np.pi * rows)) + 0.26 * beads)
+        fabric = 0.46 + 0.46 * np.abs(np.sin(np.pi * rows)) + 0.26 * beads
         below = woven(u, v, 0.75 * p.stitch)
     elif p.kind == "knit":
         fabric, below = knitted(u, v, p.stitch), garter(u, v, 0.85 * p.stitch)
@@ -86,9 +93,16 @@ def yarn(f: Fields, p: Yarn) -> Array:
 
 @dataclass(frozen=True)
 class Mosaic:
-    tile: float = number(6.0, 10.5, "small", "large")  # px
-    grout: RGB = tone({"grey": (0.48, 0.47, 0.46), "white": (0.93, 0.92, 0.89), "black": (0.11, 0.11, 0.13),
-                       "brown": (0.40, 0.28, 0.18)}, "grout")
+    tile: float = number(7.0, 11.5, "small", "large")  # px
+    grout: RGB = tone(
+        {
+            "grey": (0.48, 0.47, 0.46),
+            "white": (0.93, 0.92, 0.89),
+            "black": (0.11, 0.11, 0.13),
+            "brown": (0.40, 0.28, 0.18),
+        },
+        "grout",
+    )
     angle: float = number(-0.7, 0.7)
     ragged: float = number(0.0, 1.0, "even", "broken")
     variety: float = number(0.08, 0.42)
@@ -113,7 +127,7 @@ def mosaic(f: Fields, p: Mosaic) -> Array:
     rim = np.minimum(np.minimum(a - left, 1 - a), np.minimum(b - top, 1 - b)) * wide
     edge = f.edge * 64
     whole = smooth((edge - 0.8) / 2.5)  # no joints through eyes and other small things
-    joint = covered(f, rim - 0.75) * np.where(inside, 0.80 * whole, 1)
+    joint = covered(f, rim - 0.75) * np.where(inside, 0.75 * whole, 0.85)
     joint = np.maximum(joint, covered(f, f.ground_edge * 64 - 0.8) * ~inside)
     joint = np.maximum(joint, 0.55 * covered(f, edge - 0.75))
     tone_ = 1 + p.variety * 1.5 * (chance(row, column, 7) - 0.5)
@@ -127,8 +141,16 @@ def mosaic(f: Fields, p: Mosaic) -> Array:
 
 @dataclass(frozen=True)
 class Papercut:
-    frame: RGB = tone({"white": (0.96, 0.95, 0.92), "red": (0.80, 0.22, 0.20), "blue": (0.24, 0.38, 0.66),
-                       "green": (0.26, 0.50, 0.36), "pink": (0.95, 0.70, 0.72)}, "frame")
+    frame: RGB = tone(
+        {
+            "white": (0.96, 0.95, 0.92),
+            "red": (0.80, 0.22, 0.20),
+            "blue": (0.24, 0.38, 0.66),
+            "green": (0.26, 0.50, 0.36),
+            "pink": (0.95, 0.70, 0.72),
+        },
+        "frame",
+    )
     hole: float = number(0.93, 1.12)  # half frames, radius of the opening
     petals: float = number(3.0, 9.0)
     depth: float = number(0.03, 0.13, "flat", "deep")  # half frames from sheet to sheet
@@ -146,7 +168,9 @@ def papercut(f: Fields, p: Papercut) -> Array:
         return shifted(a, dx, dy)
 
     scene = f.ground * 1.0
-    step = smooth(0.5 - (under(f.ground_edge) - 0.5 * p.depth) / (p.depth + 0.02)) * f.cover(-f.ground_edge + 0.004)
+    step = smooth(0.5 - (under(f.ground_edge) - 0.5 * p.depth) / (p.depth + 0.02)) * f.cover(
+        -f.ground_edge + 0.004
+    )
     scene = scene * (1 - 0.22 * step)
     colour = rgb(p.frame)
     for i, (at, tint) in enumerate(((p.hole, 0.45), (p.hole + 0.16, 0.0))):
@@ -159,7 +183,9 @@ def papercut(f: Fields, p: Papercut) -> Array:
         rise += (shifted(f.label, 0.5 * dx * k, 0.5 * dy * k) > f.label) / np.float32(3)
     fold = 0.96 + 0.07 * flag(f.x - f.centre[0] - f.y + f.centre[1] < 0)
     body = f.albedo * fold * (1 - 0.38 * rise)
-    body = body + 0.14 * np.exp(-((f.edge / 0.014) ** 2)) * smooth((f.light - 0.45) * 4)  # the cut edge is light
+    body = body + 0.14 * np.exp(-((f.edge / 0.014) ** 2)) * smooth(
+        (f.light - 0.45) * 4
+    )  # the cut edge is light
     return mix(scene, body, f.inside) * fibre
 
 
@@ -168,8 +194,16 @@ class Embroidery:
     thread: float = number(4.0, 7.5, "fine", "thick")  # px
     angle: float = number(-1.4, 1.4)
     sheen: float = number(0.10, 0.75, "matte", "silky")
-    cloth: RGB = tone({"cream": (0.94, 0.89, 0.78), "grey": (0.66, 0.68, 0.70), "blue": (0.30, 0.40, 0.58),
-                       "brown": (0.66, 0.52, 0.36), "black": (0.16, 0.16, 0.19)}, "cloth")
+    cloth: RGB = tone(
+        {
+            "cream": (0.94, 0.89, 0.78),
+            "grey": (0.66, 0.68, 0.70),
+            "blue": (0.30, 0.40, 0.58),
+            "brown": (0.66, 0.52, 0.36),
+            "black": (0.16, 0.16, 0.19),
+        },
+        "cloth",
+    )
     dye: float = number(0.40, 0.75)
     hoop: float = number(0.94, 1.22)  # half frames, radius of the wooden hoop
 
@@ -204,8 +238,12 @@ def embroidery(f: Fields, p: Embroidery) -> Array:
 
 @dataclass(frozen=True)
 class Stitch:
-    linen: RGB = tone({"cream": (0.86, 0.79, 0.63), "grey": (0.66, 0.67, 0.68), "blue": (0.42, 0.54, 0.70)}, "linen")
-    thread: RGB = tone({"white": (0.97, 0.96, 0.92), "red": (0.80, 0.14, 0.16), "black": (0.12, 0.11, 0.13)}, "thread")
+    linen: RGB = tone(
+        {"cream": (0.86, 0.79, 0.63), "grey": (0.66, 0.67, 0.68), "blue": (0.42, 0.54, 0.70)}, "linen"
+    )
+    thread: RGB = tone(
+        {"white": (0.97, 0.96, 0.92), "red": (0.80, 0.14, 0.16), "black": (0.12, 0.11, 0.13)}, "thread"
+    )
     length: float = number(5.0, 11.0, "short", "long")  # px of a stitch
     weave: float = number(4.0, 7.0, "fine", "coarse")  # px
     fuzz: float = number(0.1, 0.6)
@@ -218,8 +256,12 @@ def stitch(f: Fields, p: Stitch) -> Array:
     felt = f.albedo * (1 + p.fuzz * (0.8 * noise(f, 4, 30) + 0.6 * noise(f, 8, 31) - 0.7))
     felt = felt * (0.76 + 0.24 * clip(f.dist / -0.06)) * (1 - 0.35 * np.exp(f.edge / -0.02))
     rise_x, rise_y = slopes(f.dist, f.pixel)
-    along = np.where(np.abs(rise_x) > np.abs(rise_y), gy - 0.5 * gx, gx + 0.5 * gy)  # dashes lie across the slope
-    seam = f.cover(np.abs(f.dist + 0.075) - 0.022) * clip((ridge(along, 1.6 * p.length) - 0.35) * 0.8 * p.length)
+    along = np.where(
+        np.abs(rise_x) > np.abs(rise_y), gy - 0.5 * gx, gx + 0.5 * gy
+    )  # dashes lie across the slope
+    seam = f.cover(np.abs(f.dist + 0.075) - 0.022) * clip(
+        (ridge(along, 1.6 * p.length) - 0.35) * 0.8 * p.length
+    )
     dashes = (fraction((gx - gy) / (1.6 * p.length)) < 0.62) & (f.dist > 0.06)
     hem = f.cover(f.ground_edge - 0.022) * dashes
     picture = mix(scene, felt, f.cover(f.dist - 0.02))
@@ -256,4 +298,3 @@ def glass(f: Fields, p: Glass) -> Array:
     behind = np.minimum(np.minimum(rim, ring), f.ground_edge * 64)
     leads = np.maximum(leads, covered(f, behind - p.lead / 2) * (f.dist > 0))
     return mix(picture, 0.06 + 0.10 * smooth((f.light - 0.5) * 2) * luma(f.albedo), leads)
-

@@ -34,8 +34,15 @@ from .textures import (
 @dataclass(frozen=True)
 class Cartoon:
     line: float = number(1.8, 4.6, "thin line", "thick line")  # px
-    ink: RGB = tone({"black": (0.07, 0.06, 0.09), "brown": (0.34, 0.17, 0.07), "blue": (0.08, 0.14, 0.42),
-                     "purple": (0.30, 0.08, 0.36)}, "line")
+    ink: RGB = tone(
+        {
+            "black": (0.07, 0.06, 0.09),
+            "brown": (0.34, 0.17, 0.07),
+            "blue": (0.08, 0.14, 0.42),
+            "purple": (0.30, 0.08, 0.36),
+        },
+        "line",
+    )
     shade: float = number(0.06, 0.44, "flat", "shaded")
     saturation: float = number(0.72, 1.30, "pale", "vivid")
     pattern: str = choice("plain", "dots", "rays", "waves")
@@ -87,10 +94,14 @@ def sketch(f: Fields, p: Sketch) -> Array:
     strokes = np.maximum(first, 0.8 * second) * f.cover(f.dist + 0.01)
     outside = f.cover(-f.dist)
     patches = smooth(2.2 * noise(f, 32, 36) - 0.5)  # hatched here and there
-    ground_lines = patches * covered(f, ridge(u - v * 0.6, 1.7 * p.spacing) * 0.85 * p.spacing - 0.55 * p.line)
+    ground_lines = patches * covered(
+        f, ridge(u - v * 0.6, 1.7 * p.spacing) * 0.85 * p.spacing - 0.55 * p.line
+    )
     shadow = lifted(f, 0.10, 0.07, 0.03)
-    fall = np.maximum(0.6 * shadow * covered(f, ridge(v + u * 0.5, p.spacing) * p.spacing / 2 - 0.22 * p.spacing),
-                      0.36 * ground_lines * (0.4 + 0.6 * flag(f.ground_area > 0)))
+    fall = np.maximum(
+        0.6 * shadow * covered(f, ridge(v + u * 0.5, p.spacing) * p.spacing / 2 - 0.22 * p.spacing),
+        0.36 * ground_lines * (0.4 + 0.6 * flag(f.ground_area > 0)),
+    )
     washed = mix(paper, f.ground * (0.25 + 0.75 * paper), 0.16 + 0.52 * p.wash)
     body = mix(paper, f.albedo * (0.2 + 0.8 * paper), 0.2 + p.wash)
     picture = mix(washed, body, f.inside)
@@ -137,10 +148,17 @@ def crayon(f: Fields, p: Crayon) -> Array:
 
 @dataclass(frozen=True)
 class Blueprint:
-    paper: RGB = tone({"blue": (0.10, 0.26, 0.56), "navy": (0.06, 0.11, 0.27), "teal": (0.05, 0.34, 0.38),
-                       "brown": (0.33, 0.19, 0.11)}, "paper")
+    paper: RGB = tone(
+        {
+            "blue": (0.10, 0.26, 0.56),
+            "navy": (0.06, 0.11, 0.27),
+            "teal": (0.05, 0.34, 0.38),
+            "brown": (0.33, 0.19, 0.11),
+        },
+        "paper",
+    )
     line: float = number(1.5, 3.4, "thin", "thick")  # px
-    grid: float = number(6.0, 14.0, "fine grid", "coarse grid")  # px
+    grid: float = number(8.0, 16.0, "fine grid", "coarse grid")  # px
     angle: float = number(-1.2, 1.2)
     fill: float = number(0.20, 0.75)
     plan: str = choice("circle", "cross", "square")
@@ -175,8 +193,12 @@ def blueprint(f: Fields, p: Blueprint) -> Array:
 
 @dataclass(frozen=True)
 class Chalk:
-    board: RGB = tone({"green": (0.10, 0.27, 0.20), "black": (0.12, 0.12, 0.13), "blue": (0.10, 0.17, 0.33)}, "board")
-    chalk: RGB = tone({"white": (0.97, 0.96, 0.92), "yellow": (0.98, 0.90, 0.48), "pink": (0.98, 0.66, 0.74)}, "chalk")
+    board: RGB = tone(
+        {"green": (0.10, 0.27, 0.20), "black": (0.12, 0.12, 0.13), "blue": (0.10, 0.17, 0.33)}, "board"
+    )
+    chalk: RGB = tone(
+        {"white": (0.97, 0.96, 0.92), "yellow": (0.98, 0.90, 0.48), "pink": (0.98, 0.66, 0.74)}, "chalk"
+    )
     stroke: float = number(4.0, 8.0, "fine", "broad")  # px
     angle: float = number(-1.3, 1.3)
     dust: float = number(0.2, 1.0, "clean", "dusty")
@@ -188,7 +210,9 @@ def chalk(f: Fields, p: Chalk) -> Array:
     dusty = smooth((smear - 0.45) * 2.5) * (0.6 + 0.4 * tooth)
     board = mix(rgb(p.board), 0.80, 0.26 * p.dust * dusty)
     u, v = turned(f, p.angle + 0.9)
-    far = smooth(1.6 * streaks(f, 1.6 * u, 1.6 * v, 4, 33) - 0.40 + 0.5 * (tooth - 0.5)) * f.cover(0.05 - f.dist)
+    far = smooth(1.6 * streaks(f, 1.6 * u, 1.6 * v, 4, 33) - 0.40 + 0.5 * (tooth - 0.5)) * f.cover(
+        0.05 - f.dist
+    )
     far = 0.46 * far
     board = mix(board, vivid(f.ground), far)
     u, v = turned(f, p.angle)

@@ -90,7 +90,9 @@ def clay(f: Fields, p: Clay) -> Array:
     colour = mix(f.albedo, 0.92, p.pastel) * 0.94 + 0.05
     body = colour * ((0.40 + 0.74 * light + ridges) * crease)
     body = mix(body, 1.0, p.gloss * (0.60 * smooth((light - 0.74) * 5) + 0.12 * smooth((light - 0.45) * 3)))
-    slab = (mix(f.ground, 0.92, p.pastel) * 0.94 + 0.04) * (0.98 + (0.25 + 0.35 * p.prints) * dents + 0.45 * ridges)
+    slab = (mix(f.ground, 0.92, p.pastel) * 0.94 + 0.04) * (
+        0.98 + (0.25 + 0.35 * p.prints) * dents + 0.45 * ridges
+    )
     slab = slab * (1 - 0.30 * np.exp(f.ground_edge / -0.03))
     shadow = np.maximum(cast(f, p.side, 0.3), 0.7 * lifted(f, -0.05 * p.side, 0.05, 0.14, 0.02))
     return mix(slab * (1 - 0.50 * shadow), body, f.inside)
@@ -100,8 +102,16 @@ def clay(f: Fields, p: Clay) -> Array:
 class Neon:
     tube: float = number(1.5, 3.6, "thin", "thick")  # px
     glow: float = number(0.06, 0.20, "", "glowing")
-    night: RGB = tone({"blue": (0.03, 0.05, 0.16), "purple": (0.12, 0.03, 0.16), "green": (0.02, 0.11, 0.09),
-                       "black": (0.03, 0.03, 0.04), "red": (0.15, 0.03, 0.05)}, "night")
+    night: RGB = tone(
+        {
+            "blue": (0.03, 0.05, 0.16),
+            "purple": (0.12, 0.03, 0.16),
+            "green": (0.02, 0.11, 0.09),
+            "black": (0.03, 0.03, 0.04),
+            "red": (0.15, 0.03, 0.05),
+        },
+        "night",
+    )
     bricks: float = number(8.0, 20.0, "small bricks", "large bricks")  # px
     fill: float = number(0.05, 0.38)
 
@@ -122,4 +132,3 @@ def neon(f: Fields, p: Neon) -> Array:
     inner = colour * (p.fill + 0.35 * np.exp(f.edge / -p.glow))
     scene = mix(scene, inner + 0.04, f.inside)
     return clip(mix(scene, colour, tube) + 0.42 * tube * tube * tube)
-

@@ -62,8 +62,14 @@ class Oil:
     relief: float = number(0.15, 1.0, "flat", "thick")
     variety: float = number(0.05, 0.32)  # how far strokes differ in lightness
     swirl: float = number(2.0, 16.0, "straight", "swirling")  # px by which the strokes' flow bends
-    canvas: RGB = tone({"ochre": (0.70, 0.48, 0.22), "grey": (0.52, 0.53, 0.56), "red": (0.60, 0.25, 0.17),
-                        "blue": (0.28, 0.36, 0.55)})
+    canvas: RGB = tone(
+        {
+            "ochre": (0.70, 0.48, 0.22),
+            "grey": (0.52, 0.53, 0.56),
+            "red": (0.60, 0.25, 0.17),
+            "blue": (0.28, 0.36, 0.55),
+        }
+    )
 
 
 def oil(f: Fields, p: Oil) -> Array:
@@ -101,7 +107,7 @@ def oil(f: Fields, p: Oil) -> Array:
     tone_ = np.where(top, tone_b, tone_a) - 0.5
     across = np.where(top, v_b, v_a)
     # A stroke of the ground may cross borders; one of the object keeps to its colour, or faces would go.
-    hue = f.albedo[0] + 2.3 * f.albedo[1] + 5.1 * f.albedo[2]  # one number in which no two likely colours agree
+    hue = f.albedo[0] + 2.3 * f.albedo[1] + 5.1 * f.albedo[2]  # no two likely colours agree in this number
     foreign = np.abs(gathered(hue, at) - hue) > 0.25
     own = (gathered(inside, at) != inside) | (inside & (foreign | (f.edge < PX)))
     painted = gathered(picture, np.where(own, np.arange(at.size, dtype=np.int32).reshape(at.shape), at))
@@ -109,4 +115,3 @@ def oil(f: Fields, p: Oil) -> Array:
     painted = painted * (1 + p.variety * 1.6 * tone_) + (gloss - 0.06 * p.relief)
     bare = clip((chance(np.floor(u / 17), np.floor(v / 5)) - 0.86) * 5) * (~inside) * (~top)
     return mix(painted, rgb(p.canvas), np.maximum(0.8 * bare, 0.16))
-

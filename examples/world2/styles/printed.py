@@ -33,8 +33,16 @@ from .textures import (
 @dataclass(frozen=True)
 class Sticker:
     border: float = number(2.5, 8.0, "thin border", "wide border")  # px
-    rim: RGB = tone({"white": (0.98, 0.98, 0.97), "black": (0.10, 0.10, 0.12), "yellow": (0.99, 0.86, 0.30),
-                     "pink": (0.99, 0.66, 0.75), "blue": (0.50, 0.76, 0.96)}, "border")
+    rim: RGB = tone(
+        {
+            "white": (0.98, 0.98, 0.97),
+            "black": (0.10, 0.10, 0.12),
+            "yellow": (0.99, 0.86, 0.30),
+            "pink": (0.99, 0.66, 0.75),
+            "blue": (0.50, 0.76, 0.96),
+        },
+        "border",
+    )
     gloss: float = number(0.05, 0.55, "matte", "glossy")
     height: float = number(0.02, 0.10, "", "raised")  # half frames above the ground
     slant: float = number(-0.8, 0.8)
@@ -69,8 +77,15 @@ def sticker(f: Fields, p: Sticker) -> Array:
 class Pixel:
     block: float = number(2.5, 4.9, "small", "large")  # px, rounded to whole ones
     levels: float = number(4.0, 10.0)
-    ink: RGB = tone({"black": (0.07, 0.06, 0.10), "blue": (0.10, 0.12, 0.40), "brown": (0.32, 0.15, 0.08),
-                     "purple": (0.30, 0.07, 0.34)}, "outline")
+    ink: RGB = tone(
+        {
+            "black": (0.07, 0.06, 0.10),
+            "blue": (0.10, 0.12, 0.40),
+            "brown": (0.32, 0.15, 0.08),
+            "purple": (0.30, 0.07, 0.34),
+        },
+        "outline",
+    )
     dither: float = number(0.0, 0.34, "flat", "dithered")
     shade: float = number(0.06, 0.42)
 
@@ -114,7 +129,7 @@ def pixel(f: Fields, p: Pixel) -> Array:
 class Woodcut:
     ink: RGB = tone(INKS, "ink")
     paper: RGB = tone(PAPERS, "paper")
-    spacing: float = number(4.5, 9.0, "fine", "coarse")  # px from one cut to the next
+    spacing: float = number(5.5, 10.0, "fine", "coarse")  # px from one cut to the next
     angle: float = number(-1.5, 1.5)
     heavy: float = number(0.15, 0.60, "light", "dark")  # how much of the block stays uncut
     colour: float = number(0.45, 0.95)  # strength of the second, coloured block
@@ -135,7 +150,7 @@ def woodcut(f: Fields, p: Woodcut) -> Array:
         wave = ridge(np.arctan2(f.y - cy, f.x - cx) * (count / 6.2832) + 0.05 * sway, 1.0)
     else:
         wave = ridge(v + sway, 1.35 * p.spacing)
-    hardness = 0.30 * size(f) / 128 * p.spacing
+    hardness = 0.21 * size(f) / 128 * p.spacing  # softer than the outlines, as if worn
     uncut = 0.18 + 0.62 * p.heavy + 0.12 * flag(f.ground_area > 0)
     far = clip((uncut + taper - wave) * hardness + 0.5) * clip((f.dist - 0.035) / f.pixel)
     far = np.maximum(far, f.cover(f.ground_edge - 0.016) * f.cover(0.03 - f.dist))
@@ -145,8 +160,10 @@ def woodcut(f: Fields, p: Woodcut) -> Array:
     tint = mix(paper, f.ground * (0.3 + 0.7 * paper), p.colour)
     body = mix(paper, f.albedo * (0.3 + 0.7 * paper), p.colour)
     picture = mix(tint, body, f.inside)
-    picture = mix(picture, paper, 0.85 * f.cover(np.abs(f.dist - 0.034) - 0.016))  # the gouge went round the figure
-    printed = np.maximum(np.maximum(far, near), lines) * (0.90 + 0.10 * noise(f, 4, 22))
+    picture = mix(
+        picture, paper, 0.85 * f.cover(np.abs(f.dist - 0.034) - 0.016)
+    )  # the gouge went round the figure
+    printed = np.maximum(0.88 * np.maximum(far, near), lines) * (0.90 + 0.10 * noise(f, 4, 22))
     return mix(picture, ink, printed)
 
 
@@ -155,7 +172,9 @@ class Comic:
     dot: float = number(4.5, 8.0, "fine", "coarse")  # px
     angle: float = number(0.2, 1.3)
     line: float = number(2.0, 4.6, "thin", "thick")  # px
-    burst: RGB = tone({"yellow": (0.99, 0.84, 0.25), "pink": (0.99, 0.62, 0.72), "blue": (0.45, 0.80, 0.97)}, "burst")
+    burst: RGB = tone(
+        {"yellow": (0.99, 0.84, 0.25), "pink": (0.99, 0.62, 0.72), "blue": (0.45, 0.80, 0.97)}, "burst"
+    )
     rays: float = number(7.0, 15.0)
 
 
@@ -173,6 +192,7 @@ def comic(f: Fields, p: Comic) -> Array:
     shade = clip((clip(0.95 - 1.15 * f.light) - dots) * edge + 0.5)
     body = saturated(mix(f.albedo, f.albedo * 0.42, shade), 1.2)
     scene = mix(scene, 1.0, f.cover(f.dist - 0.13))
-    outline = np.maximum(f.line(max(0.5 * p.line, 1.5) / 128), f.cover(np.abs(f.dist - 0.02) - 1.5 * p.line / 128))
+    outline = np.maximum(
+        f.line(max(0.5 * p.line, 1.5) / 128), f.cover(np.abs(f.dist - 0.02) - 1.5 * p.line / 128)
+    )
     return mix(mix(scene, body, f.inside), 0.04, outline)
-

@@ -69,6 +69,7 @@ def smooth(a: Array) -> Array:
 
 # --- grids and stripes -----------------------------------------------------------------------------
 
+
 @lru_cache(maxsize=4)
 def grid(n: int) -> tuple[Array, Array]:
     """Point centres in px."""
@@ -120,7 +121,12 @@ def _noise(n: int, period: int, salt: int) -> Array:
     t = (np.arange(n, dtype=np.float32) + 0.5) * (cells / n)
     i = t.astype(int)
     u = t - i
-    weights = ((1 - u) ** 3 / 6, (3 * u**3 - 6 * u**2 + 4) / 6, (-3 * u**3 + 3 * u**2 + 3 * u + 1) / 6, u**3 / 6)
+    weights = (
+        (1 - u) ** 3 / 6,
+        (3 * u**3 - 6 * u**2 + 4) / 6,
+        (-3 * u**3 + 3 * u**2 + 3 * u + 1) / 6,
+        u**3 / 6,
+    )
     rows = sum(w[:, None] * lattice[(i + k) % cells] for k, w in enumerate(weights))
     both = sum(w[None] * rows[:, (i + k) % cells] for k, w in enumerate(weights))
     return clip(0.5 + (both - both.mean()) / (5 * both.std())).astype(np.float32)
@@ -133,13 +139,6 @@ def noise(f: Fields, period: int, salt: int = 0) -> Array:
     return np.roll(_noise(n, period, salt), tuple(at.tolist()), (0, 1))
 
 
-def grown(f: Fields, scale: float, salt: int = 0) -> Array:
-    """Noise whose bumps are `scale` px wide, any number from 4 to 64."""
-    low = int(2 ** np.floor(np.log2(scale)))
-    t = float(np.log2(scale / low))
-    return noise(f, low, salt) if t == 0 else mix(noise(f, low, salt), noise(f, 2 * low, salt), t)
-
-
 def streaks(f: Fields, u: Array, v: Array, period: int, salt: int, stretch: float = 6.0) -> Array:
     """Noise within 0..1 drawn out along u: what a dry brush, wax or chalk leaves; coordinates in px."""
     n = size(f)
@@ -149,6 +148,7 @@ def streaks(f: Fields, u: Array, v: Array, period: int, salt: int, stretch: floa
 
 
 # --- moving things ---------------------------------------------------------------------------------
+
 
 def shifted(a: Array, dx: float, dy: float) -> Array:
     """The array moved by half frames, its borders filling the gap."""
@@ -175,9 +175,13 @@ def places(f: Fields, px: Array, py: Array) -> Array:
 def wobbled(f: Fields, amount: float, period: int = 16) -> Fields:
     """The scene as an unsteady hand draws it: everything shifted by up to about `amount` px."""
     gx, gy = grid(size(f))
-    at = places(f, gx + (2 * amount) * (noise(f, period, 1) - 0.5), gy + (2 * amount) * (noise(f, period, 2) - 0.5))
-    moved = {name: gathered(getattr(f, name), at)
-             for name in ("dist", "edge", "label", "albedo", "light", "ground", "ground_edge", "ground_area")}
+    at = places(
+        f, gx + (2 * amount) * (noise(f, period, 1) - 0.5), gy + (2 * amount) * (noise(f, period, 2) - 0.5)
+    )
+    moved = {
+        name: gathered(getattr(f, name), at)
+        for name in ("dist", "edge", "label", "albedo", "light", "ground", "ground_edge", "ground_area")
+    }
     return replace(f, **moved)
 
 
@@ -200,6 +204,7 @@ def _tents(n: int) -> tuple[Array, Array]:
 
 # --- light and shadow ------------------------------------------------------------------------------
 
+
 def slopes(height: Array, pixel: float) -> tuple[Array, Array]:
     """How steeply a height rises to the right and downwards."""
     gx, gy = np.empty_like(height), np.empty_like(height)
@@ -213,7 +218,9 @@ def lit(f: Fields, side: float, bevel: float = BEVEL) -> Array:
     """0..1 light on the rounded silhouette, from the upper left (side -1) to the upper right (1)."""
     t = clip(f.dist / -bevel)
     height = bevel * np.sqrt(t * (2 - t)) - 2 * np.clip(f.dist, 0, 0.1)
-    gx, gy = slopes(blurred(height), f.pixel)  # blurred, or the middle lines of flat shapes would show as folds
+    gx, gy = slopes(
+        blurred(height), f.pixel
+    )  # blurred, or the middle lines of flat shapes would show as folds
     own = clip((-0.55 * side * gx + 0.52 * gy + 0.66) / np.sqrt(1 + gx * gx + gy * gy))
     return mix(own, f.light, 0.35 * max(-side, 0.0) + 0.10)
 
@@ -229,7 +236,9 @@ def cast(f: Fields, side: float, softness: float) -> Array:
     away = away * clip(1.15 - 0.75 * high) * clip((f.foot + 0.03 - f.y) * 30)
     if f.ground_area.any():
         away = away * (f.ground_area > 0)
-    contact = np.exp(-((f.x - cx + 0.05 * side) / (0.52 * s)) ** 2 - ((f.y - f.foot) / (0.05 + 0.15 * softness)) ** 2)
+    contact = np.exp(
+        -(((f.x - cx + 0.05 * side) / (0.52 * s)) ** 2) - ((f.y - f.foot) / (0.05 + 0.15 * softness)) ** 2
+    )
     return clip(np.maximum(0.75 * away, 0.9 * contact))
 
 
