@@ -63,7 +63,12 @@ def test_every_class_stays_in_the_frame_whatever_it_wears_and_stands_with(kind):
         assert 0.04 < (f.dist < 0).mean() < 0.75, scene
         for field in (f.dist, f.edge, f.albedo, f.light, f.ground):
             assert np.isfinite(field).all() and field.dtype == np.float32
-        assert f.albedo.min() >= 0 and f.albedo.max() <= 1 and f.light.min() >= -1e-5 and f.light.max() <= 1 + 1e-5
+        assert (
+            f.albedo.min() >= 0
+            and f.albedo.max() <= 1
+            and f.light.min() >= -1e-5
+            and f.light.max() <= 1 + 1e-5
+        )
 
 
 def test_silhouettes_tell_classes_apart():
@@ -101,8 +106,15 @@ def test_accessories_sit_on_top_and_hide_little():
 
 def test_a_caption_says_everything():
     content = Content("fish", "red", "white", Marking("stripes", "blue"), Look(0, 0.0, 0.0))
-    scene = Scene(content, Accessory("hat", "green"), Second("ball", "orange", True),
-                  Ground("table", "cream", 0.3, 0.5), Pose(), PHOTO, 0)
+    scene = Scene(
+        content,
+        Accessory("hat", "green"),
+        Second("ball", "orange", True),
+        Ground("table", "cream", 0.3, 0.5),
+        Pose(),
+        PHOTO,
+        0,
+    )
     said = "a red and white fish with blue stripes wearing a green hat with an orange ball on a wooden table"
     assert said in caption(scene) and "photo of" in caption(scene)
     drawn = replace(scene, style=member("sketch"))

@@ -22,7 +22,6 @@ BEVEL = 0.28  # half frames over which a silhouette rounds off
 RELIEF = 0.09  # half frames over which a part bulges above its neighbours
 PAINT_LINE = 0.016  # by how much the lines around a marking are thinner than those around a part
 NEAR = 0.20  # half frames around a part within which distances are exact
-LARGE = 3000  # points
 FRAME = 0.95  # half frames that a scene may reach
 
 
@@ -79,11 +78,14 @@ def sample_scene(
     accessory = sample_accessory(rng, content) if rng.random() < accessories else None
     second = None
     if rng.random() < seconds:
-        second = sample_second(rng, content, ("balloon", "boat", "cushion") if ground.kind == "sky" else SECONDS)
+        second = sample_second(
+            rng, content, ("balloon", "boat", "cushion") if ground.kind == "sky" else SECONDS
+        )
     return Scene(content, accessory, second, ground, sample_pose(rng), style, int(rng.integers(2**31)))
 
 
 # --- where everything goes -------------------------------------------------------------------------
+
 
 @dataclass(frozen=True)
 class _Placed:
@@ -113,7 +115,11 @@ class _Turn:
     def box(self, b: Box) -> Box:
         """The box in the frame around a box in object coordinates."""
         c, s, flip = cos(self.angle) * self.scale, sin(self.angle) * self.scale, -1 if self.mirrored else 1
-        corners = [(c * flip * u - s * v + self.x, s * flip * u + c * v + self.y) for u in (b[0], b[2]) for v in (b[1], b[3])]
+        corners = [
+            (c * flip * u - s * v + self.x, s * flip * u + c * v + self.y)
+            for u in (b[0], b[2])
+            for v in (b[1], b[3])
+        ]
         return around(*((x, y, x, y) for x, y in corners))
 
 
@@ -138,7 +144,9 @@ def _arrange(scene: Scene) -> tuple[list[_Placed], _Turn, Box, float]:
 
     # The main object fills what the pose asks for, unless something would then leave the frame.
     left, top, right, bottom = everything
-    scale = min(2 * pose.fill / max(main[2] - main[0], main[3] - main[1]), 2 * FRAME / max(right - left, bottom - top))
+    scale = min(
+        2 * pose.fill / max(main[2] - main[0], main[3] - main[1]), 2 * FRAME / max(right - left, bottom - top)
+    )
     x = -scale * (left + right) / 2 + pose.dx * (FRAME - scale * (right - left) / 2)
     y = -scale * (top + bottom) / 2 + pose.dy * (FRAME - scale * (bottom - top) / 2)
     upright, turned = _Turn(x, y, scale), _Turn(x, y, scale, pose.angle, pose.mirrored)
@@ -164,6 +172,7 @@ def _arrange(scene: Scene) -> tuple[list[_Placed], _Turn, Box, float]:
 
 # --- from a scene to fields ------------------------------------------------------------------------
 
+
 @lru_cache(maxsize=8)
 def _frame(n: int) -> tuple[Array, Array]:
     """Coordinates (n, n) of the middles of the points."""
@@ -186,21 +195,9 @@ def _window(b: Box, n: int, margin: float) -> tuple[slice, slice] | None:
     """Rows and columns (an even number of each) of the points within `margin` of a box; None if there are none."""
     low = [max(0, int((v - margin + 1) * n / 4) * 2) for v in b[:2]]
     high = [min(n, int((v + margin + 1) * n / 4) * 2 + 2) for v in b[2:]]
-    return None if high[0] <= low[0] or high[1] <= low[1] else (slice(low[1], high[1]), slice(low[0], high[0]))
-
-
-def _distance(part: Part, u: Array, v: Array) -> Array:
-    """Distance to a part; for a large one measured at every fourth point, where it costs most, and interpolated."""
-    if part.flat or u.size < LARGE:
-        return part.shape(u, v)
-    some, d = part.shape(u[::2, ::2], v[::2, ::2]), np.empty_like(u)
-    rows, last = d[::2], d[1::2]
-    rows[:, ::2] = some
-    rows[:, 1:-1:2] = 0.5 * (some[:, :-1] + some[:, 1:])
-    rows[:, -1] = 1.5 * some[:, -1] - 0.5 * some[:, -2]
-    last[:-1] = 0.5 * (rows[:-1] + rows[1:])
-    last[-1] = 1.5 * rows[-1] - 0.5 * rows[-2]
-    return d
+    return (
+        None if high[0] <= low[0] or high[1] <= low[1] else (slice(low[1], high[1]), slice(low[0], high[0]))
+    )
 
 
 def _inside_box(shape: Shape, turn: _Turn, window: tuple[slice, slice], u: Array, v: Array) -> Array:
@@ -208,7 +205,9 @@ def _inside_box(shape: Shape, turn: _Turn, window: tuple[slice, slice], u: Array
     near = _window(turn.box(shape.box), len(u), NEAR / 2)
     d = np.full(u[window].shape, 9, np.float32)
     if near is not None:
-        rows, columns = (slice(max(a.start, b.start), min(a.stop, b.stop)) for a, b in zip(window, near, strict=True))
+        rows, columns = (
+            slice(max(a.start, b.start), min(a.stop, b.stop)) for a, b in zip(window, near, strict=True)
+        )
         if rows.start < rows.stop and columns.start < columns.stop:
             top, left = window[0].start, window[1].start
             part = shape(u[rows, columns], v[rows, columns])
@@ -288,7 +287,7 @@ def fields_of(scene: Scene, n: int) -> Fields:
             if window is None:
                 continue
             pu, pv = u[window], v[window]
-            d = _distance(part, pu, pv) * scale
+            d = part.shape(pu, pv) * scale
             cover, inside = np.clip(0.5 - d * (n / 2), 0, 1), d < 0
             # Outside everything, the nearest part lends its colour.
             weight = np.where(d < dist[window], np.float32(1), cover)
@@ -317,7 +316,9 @@ def fields_of(scene: Scene, n: int) -> Fields:
     light = _light(dist, relief, BEVEL * min(1.0, turned.scale))
     left, top, right, bottom = main_box
     centre = ((left + right) / 2, (top + bottom) / 2, turned.scale)
-    return Fields(x, y, dist, edge, label, albedo, light, ground, ground_edge, ground_area, centre, foot, scene.seed)
+    return Fields(
+        x, y, dist, edge, label, albedo, light, ground, ground_edge, ground_area, centre, foot, scene.seed
+    )
 
 
 def render(scene: Scene, size: int = 128) -> np.ndarray:

@@ -115,14 +115,20 @@ def star(cx: float, cy: float, r: float, inner: float = 0.45, points: int = 5, r
 def heart(cx: float, cy: float, r: float) -> Shape:
     """A heart about 2 r wide."""
     k = r / 1.1
-    tip = polygon((cx - 0.92 * k, cy + 0.08 * k), (cx, cy - 0.3 * k), (cx + 0.92 * k, cy + 0.08 * k), (cx, cy + k))
-    return union(circle(cx - 0.52 * k, cy - 0.3 * k, 0.56 * k), circle(cx + 0.52 * k, cy - 0.3 * k, 0.56 * k), tip)
+    tip = polygon(
+        (cx - 0.92 * k, cy + 0.08 * k), (cx, cy - 0.3 * k), (cx + 0.92 * k, cy + 0.08 * k), (cx, cy + k)
+    )
+    return union(
+        circle(cx - 0.52 * k, cy - 0.3 * k, 0.56 * k), circle(cx + 0.52 * k, cy - 0.3 * k, 0.56 * k), tip
+    )
 
 
 def ring(cx: float, cy: float, rx: float, ry: float, width: float) -> Shape:
     outline = ellipse(cx, cy, rx, ry)
-    return Shape(lambda x, y: np.abs(outline(x, y)) - width,
-                 (cx - rx - width, cy - ry - width, cx + rx + width, cy + ry + width))
+    return Shape(
+        lambda x, y: np.abs(outline(x, y)) - width,
+        (cx - rx - width, cy - ry - width, cx + rx + width, cy + ry + width),
+    )
 
 
 def half_plane(nx: float, ny: float, offset: float) -> Shape:
@@ -142,8 +148,10 @@ def union(*shapes: Shape) -> Shape:
 
 def intersect(*shapes: Shape) -> Shape:
     left, top, right, bottom = zip(*(s.box for s in shapes), strict=True)
-    return Shape(lambda x, y: np.maximum.reduce([s(x, y) for s in shapes]),
-                 (max(left), max(top), min(right), min(bottom)))
+    return Shape(
+        lambda x, y: np.maximum.reduce([s(x, y) for s in shapes]),
+        (max(left), max(top), min(right), min(bottom)),
+    )
 
 
 def subtract(shape: Shape, cut: Shape) -> Shape:

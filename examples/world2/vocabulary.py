@@ -24,8 +24,19 @@ def words() -> list[str]:
     as a token of theirs would keep the random embedding that it starts with."""
     looks = sorted(word for family in styles.FAMILIES.values() for word in vocabulary(family.parameters))
     grounds = (word for phrase in WORDS.values() for word in phrase.split())
-    every = (*GRAMMAR, *CLASSES, *COLOURS, *GROUND_COLOURS, *MARKINGS, *ACCESSORIES, *SECONDS, *grounds, *PICTURES,
-             *styles.FAMILIES, *looks)
+    every = (
+        *GRAMMAR,
+        *CLASSES,
+        *COLOURS,
+        *GROUND_COLOURS,
+        *MARKINGS,
+        *ACCESSORIES,
+        *SECONDS,
+        *grounds,
+        *PICTURES,
+        *styles.FAMILIES,
+        *looks,
+    )
     return list(dict.fromkeys(every))
 
 

@@ -13,8 +13,21 @@ from world2.contents.parts import FIXED, RGB, Builder, Drawing, Look, Part, Spot
 from world2.contents.plants import PLANTS
 from world2.contents.things import THINGS
 
-__all__ = ["CLASSES", "COLOURS", "FIXED", "RGB", "Content", "Drawing", "Look", "Marking", "Part", "Spot", "draw",
-           "pick", "sample_content"]
+__all__ = [
+    "CLASSES",
+    "COLOURS",
+    "FIXED",
+    "RGB",
+    "Content",
+    "Drawing",
+    "Look",
+    "Marking",
+    "Part",
+    "Spot",
+    "draw",
+    "pick",
+    "sample_content",
+]
 
 BUILDERS: dict[str, Builder] = ANIMALS | THINGS | PLANTS
 CLASSES: tuple[str, ...] = tuple(BUILDERS)

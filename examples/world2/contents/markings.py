@@ -61,7 +61,10 @@ def _spots(at: Spot, upright: bool) -> Shape:
 
     def distance(x: Array, y: Array) -> Array:
         u, v = x - at.x, y - at.y
-        rows = [(np.abs((u / period + s) % 1 - 0.5) * period, np.abs((v / period + s) % 1 - 0.5) * period) for s in (0.5, 0)]
+        rows = [
+            (np.abs((u / period + s) % 1 - 0.5) * period, np.abs((v / period + s) % 1 - 0.5) * period)
+            for s in (0.5, 0)
+        ]
         (a, b), (c, d) = rows
         return np.sqrt(np.minimum(a * a + b * b, c * c + d * d)) - 0.24 * period
 
@@ -91,7 +94,14 @@ def _face(at: Spot, upright: bool) -> Shape:
 _SHAPES = {
     "star": lambda at, _: star(at.x, at.y, 1.05 * at.width, 0.45),
     "heart": lambda at, _: heart(at.x, at.y, 0.9 * at.width),
-    "patch": lambda at, _: union(circle(at.x + 0.35 * at.width, at.y - 0.30 * at.width, 0.62 * at.width),
-                                 circle(at.x - 0.10 * at.width, at.y + 0.10 * at.width, 0.58 * at.width)),
-    "face": _face, "band": _band, "stripes": _stripes, "spots": _spots, "checks": _checks, "half": _half,
+    "patch": lambda at, _: union(
+        circle(at.x + 0.35 * at.width, at.y - 0.30 * at.width, 0.62 * at.width),
+        circle(at.x - 0.10 * at.width, at.y + 0.10 * at.width, 0.58 * at.width),
+    ),
+    "face": _face,
+    "band": _band,
+    "stripes": _stripes,
+    "spots": _spots,
+    "checks": _checks,
+    "half": _half,
 }

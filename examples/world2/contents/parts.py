@@ -32,7 +32,9 @@ class Part:
 
     shape: Shape
     role: str = "main"
-    marked: str = ""  # markings that it carries: all, some (a motif or a band), none; unset: all if it is main
+    marked: str = (
+        ""  # markings that it carries: all, some (a motif or a band), none; unset: all if it is main
+    )
     flat: bool = False  # painted on: the surface does not bulge
     clear: bool = False  # the ground shows through
 
@@ -81,13 +83,17 @@ Builder = Callable[[Look], Drawing]
 
 def eyes(x: float, y: float, r: float) -> list[Part]:
     """A pair of eyes at +-x."""
-    return [Part(mirrored(circle(x, y, r)), "light", flat=True),
-            Part(mirrored(circle(x - 0.15 * r, y + 0.1 * r, 0.62 * r)), "dark", flat=True),
-            Part(mirrored(circle(x - 0.4 * r, y - 0.2 * r, 0.2 * r)), "light", flat=True)]
+    return [
+        Part(mirrored(circle(x, y, r)), "light", flat=True),
+        Part(mirrored(circle(x - 0.15 * r, y + 0.1 * r, 0.62 * r)), "dark", flat=True),
+        Part(mirrored(circle(x - 0.4 * r, y - 0.2 * r, 0.2 * r)), "light", flat=True),
+    ]
 
 
 def eye(x: float, y: float, r: float) -> list[Part]:
     """One eye, looking left."""
-    return [Part(circle(x, y, r), "light", flat=True),
-            Part(circle(x - 0.2 * r, y + 0.05 * r, 0.62 * r), "dark", flat=True),
-            Part(circle(x - 0.4 * r, y - 0.25 * r, 0.2 * r), "light", flat=True)]
+    return [
+        Part(circle(x, y, r), "light", flat=True),
+        Part(circle(x - 0.2 * r, y + 0.05 * r, 0.62 * r), "dark", flat=True),
+        Part(circle(x - 0.4 * r, y - 0.25 * r, 0.2 * r), "light", flat=True),
+    ]
