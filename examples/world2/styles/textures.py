@@ -186,19 +186,19 @@ def wobbled(f: Fields, amount: float, period: int = 16) -> Fields:
 
 
 def blurred(a: Array) -> Array:
-    """The array, (n, n) or (3, n, n), without detail below some 6 px: means over 2 px blocks, tented back up."""
+    """The array, (n, n) or (3, n, n), without detail below some 6 px: means over 2 px blocks, smoothly back up."""
     n = a.shape[-1]
-    down, up = _tents(n)
+    down, up = _blocks(n)
     return up @ (down @ a @ down.T) @ up.T
 
 
 @lru_cache(maxsize=4)
-def _tents(n: int) -> tuple[Array, Array]:
+def _blocks(n: int) -> tuple[Array, Array]:
     few = min(64, n)
     down = flag(np.arange(n) * few // n == np.arange(few)[:, None])
     down /= down.sum(1, keepdims=True)
     at = (np.arange(n, dtype=np.float32) + 0.5) * (few / n) - 0.5
-    up = np.maximum(1 - np.abs(at[:, None] - np.arange(few)) / 2.2, 0)
+    up = np.exp(-(((at[:, None] - np.arange(few)) / 1.1) ** 2))  # smooth, since slopes are taken of what it makes
     return down, (up / up.sum(1, keepdims=True)).astype(np.float32)
 
 
