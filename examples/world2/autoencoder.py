@@ -15,7 +15,7 @@ from torch.nn.functional import unfold
 
 PATCH = 8
 CONSTANT = 30.0  # far above the data: makes the last group norm a fixed scale, so that the read-out stays linear
-EDGES = 0.05  # weight of the error in differences of neighbouring pixels: edges, and the seams of patches
+EDGES = 0.02  # weight of the error in differences of neighbouring pixels: edges, and the seams of patches
 POWER = 0.02  # weight that holds the latents at unit power, against which the noise on them is measured
 
 
