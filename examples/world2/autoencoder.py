@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.nn.functional import unfold
 
 PATCH = 8
-CONSTANT = 30.0  # far above the data: makes the last group norm a fixed scale, so that the read-out stays linear
+CONSTANT = 30.0  # far above the data: the last group norm becomes a fixed scale and the read-out stays linear
 EDGES = 0.02  # weight of the error in differences of neighbouring pixels: edges, and the seams of patches
 POWER = 0.02  # weight that holds the latents at unit power, against which the noise on them is measured
 
@@ -130,7 +130,11 @@ def _project(conv: torch.nn.Conv2d, components: Tensor, mean: Tensor) -> None:
 
 def _read_out(encoder: torch.nn.Module, count: int) -> None:
     """Carry the latents through the last norm and SiLU unchanged: silu(x) - silu(-x) = x, beside large constants."""
-    shortcut, norm, out = encoder.down_blocks[3].resnets[0].conv_shortcut, encoder.conv_norm_out, encoder.conv_out
+    shortcut, norm, out = (
+        encoder.down_blocks[3].resnets[0].conv_shortcut,
+        encoder.conv_norm_out,
+        encoder.conv_out,
+    )
     width = norm.num_channels // norm.num_groups
     pairs = -(-count // norm.num_groups)  # latents carried by each group, as x and -x
     constants = width - 2 * pairs

@@ -1,6 +1,6 @@
 """Measure the embedded base: how well its autoencoder reconstructs, how fast it draws, and a sheet of what it draws.
 
-    python examples/world2/check_base.py --sheet sheet.png       # classes down, style families across
+python examples/world2/check_base.py --sheet sheet.png       # classes down, style families across
 """
 
 from __future__ import annotations
@@ -36,13 +36,17 @@ def grid_scenes(contents: Sequence[str], families: Sequence[str], seed: int = 20
     return [sample_scene(rng, contents=(c,), families=(f,)) for c in contents for f in families]
 
 
-def sample(pipe: StableDiffusionXLPipeline, prompts: list[str], steps: int = STEPS, seed: int = 0) -> list[Image.Image]:
+def sample(
+    pipe: StableDiffusionXLPipeline, prompts: list[str], steps: int = STEPS, seed: int = 0
+) -> list[Image.Image]:
     """One picture a prompt; picture i starts from noise of seed + i."""
     pictures: list[Image.Image] = []
     for first in range(0, len(prompts), BATCH):
         batch = prompts[first : first + BATCH]
         generators = [torch.Generator().manual_seed(seed + first + i) for i in range(len(batch))]
-        pictures += pipe(batch, num_inference_steps=steps, guidance_scale=GUIDANCE, generator=generators).images
+        pictures += pipe(
+            batch, num_inference_steps=steps, guidance_scale=GUIDANCE, generator=generators
+        ).images
     return pictures
 
 

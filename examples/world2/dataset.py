@@ -1,6 +1,6 @@
 """The pretraining set: shards of scenes drawn once and kept on disk, captioned anew at every step.
 
-    python examples/world2/dataset.py --first 0 --count 12      # draw shards 0..11; more can follow at any time
+python examples/world2/dataset.py --first 0 --count 12      # draw shards 0..11; more can follow at any time
 """
 
 from __future__ import annotations
@@ -67,7 +67,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--work", type=Path, default=WORK)
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--first", type=int, default=0, help="first shard; several processes can share the work")
+    parser.add_argument(
+        "--first", type=int, default=0, help="first shard; several processes can share the work"
+    )
     parser.add_argument("--count", type=int, default=12, help=f"shards of {SHARD} pictures")
     options = parser.parse_args()
     for shard in range(options.first, options.first + options.count):
