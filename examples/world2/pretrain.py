@@ -7,7 +7,13 @@
     python examples/world2/pretrain.py base                      # put the parts together as a diffusers folder
 
 Every part is one safetensors file in --work, saved every few minutes; what has been done is never done again.
-Cost on CPU cores: see README.md beside this file.
+
+Measured on one core (Zen 4, avx512_bf16): drawing 70 images a second; autoencoder 0.48 s a step of 16 crops; UNet
+with text encoders 0.78 s a step of 32: 41 samples a second. What was tried for speed, on the UNet alone when it had
+two layers in each innermost transformer (21.9 M parameters; forward, backward and AdamW, best samples a second):
+float32 22; bfloat16 autocast 41 with plain attention and contiguous tensors, 33 with channels_last (its group norm is
+slow), 26 with fused attention; weights in bfloat16 39; torch.compile 42 after four minutes of compiling; batches of
+16 and 64 instead of 32: 35 and 42. Three quarters of a step are spent in kernels that reach 200 GFLOP/s.
 """
 
 from __future__ import annotations
