@@ -42,6 +42,7 @@ def words() -> list[str]:
 
 def tokenizer() -> CLIPTokenizer:
     """A byte-level BPE in which every word of the world is one token and any other text still has a spelling."""
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
     bpe = Tokenizer(models.BPE(end_of_word_suffix="</w>"))
     bpe.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
     trainer = trainers.BpeTrainer(
@@ -49,18 +50,14 @@ def tokenizer() -> CLIPTokenizer:
         min_frequency=1,
         end_of_word_suffix="</w>",
         show_progress=False,
-        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        initial_alphabet=alphabet,
+        # A byte may also end a word. Left to itself the trainer lists only the endings that it saw, in an order that
+        # differs from process to process: a base would not know its own words again.
+        special_tokens=[f"{byte}</w>" for byte in alphabet],
     )
     bpe.train_from_iterator([words()], trainer)
     model = json.loads(bpe.to_str())["model"]
-    tokens = list(model["vocab"])
-    # A byte may also end a word: the trainer only lists those endings that it saw.
-    tokens += [
-        f"{byte}</w>"
-        for byte in sorted(pre_tokenizers.ByteLevel.alphabet())
-        if f"{byte}</w>" not in model["vocab"]
-    ]
-    tokens += ["<|startoftext|>", "<|endoftext|>"]
+    tokens = [*model["vocab"], "<|startoftext|>", "<|endoftext|>"]
     return CLIPTokenizer(
         vocab={token: i for i, token in enumerate(tokens)},
         merges=[tuple(merge) for merge in model["merges"]],
