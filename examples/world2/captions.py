@@ -1,0 +1,143 @@
+"""What a scene is called: a plain caption that says everything, and noisy ones that say some of it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from world2.extras import article
+from world2.scenes import Scene
+
+LETTERS = "abcdefghijklmnopqrstuvwxyz"
+SYMBOLS = "@#*+0123456789"
+MAX_WORDS = 38  # tokens, but for the two that frame every caption
+PICTURES = ("picture", "image", "drawing")
+
+
+@dataclass(frozen=True)
+class _Said:
+    """The phrases that a caption is put together from; an empty one is not said."""
+
+    kind: str
+    colours: tuple[str, ...]
+    rare: str  # a made-up word before the class word
+    marking: str
+    accessory: str
+    second: str
+    ground: str
+    looks: tuple[str, ...]  # of the style: adjectives, and phrases such as "blue ink"
+    rare_style: str
+    style: str
+
+    @property
+    def thing(self) -> str:
+        """ "a red and white fish with blue stripes wearing a green hat with a yellow ball" """
+        words = [" and ".join(self.colours), self.rare, self.kind]
+        named = article(" ".join(word for word in words if word))
+        return " ".join(phrase for phrase in (named, self.marking, self.accessory, self.second) if phrase)
+
+    @property
+    def named_style(self) -> str:
+        """ "fine bold sketch" """
+        adjectives = [look for look in self.looks if " " not in look]
+        return " ".join(word for word in (*adjectives, self.rare_style, self.style) if word)
+
+    @property
+    def materials(self) -> str:
+        """ "with blue ink and cream paper" """
+        nouns = [look for look in self.looks if " " in look]
+        return "with " + " and ".join(nouns) if nouns else ""
+
+
+def _everything(scene: Scene) -> _Said:
+    content = scene.content
+    return _Said(
+        kind=f"glass {content.kind}" if content.glass else content.kind,
+        colours=(content.main, content.second),
+        rare="",
+        marking=content.marking.words if content.marking else "",
+        accessory=scene.accessory.words if scene.accessory else "",
+        second=scene.second.words if scene.second else "",
+        ground=scene.ground.words,
+        looks=tuple(scene.style.words),
+        rare_style="",
+        style=scene.style.family,
+    )
+
+
+def _join(*phrases: str) -> str:
+    return " ".join(phrase for phrase in phrases if phrase)
+
+
+def caption(scene: Scene) -> str:
+    """All that words can say of the scene, such as "a red and white fish with blue stripes on grass in fine
+    sketch style with blue ink", or "a warm photo of ..."."""
+    said = _everything(scene)
+    if said.style == "photo":
+        return _join(article(said.named_style), "of", said.thing, said.ground, said.materials)
+    return _join(said.thing, said.ground, "in", said.named_style, "style", said.materials)
+
+
+def rare_word(rng: np.random.Generator) -> str:
+    """A made-up word of two to five signs, such as "snq" or "w@z": what trigger words look like."""
+    signs = [LETTERS[i] for i in rng.integers(len(LETTERS), size=rng.integers(2, 6))]
+    if rng.random() < 0.4:
+        signs[rng.integers(len(signs))] = SYMBOLS[rng.integers(len(SYMBOLS))]
+    return "".join(signs)
+
+
+def noisy_caption(scene: Scene, rng: np.random.Generator) -> str:
+    """A caption with parts left out and made-up words put in, in one of several orders."""
+    full = _everything(scene)
+
+    def keep(phrase: str, probability: float) -> str:
+        return phrase if rng.random() < probability else ""
+
+    silent = rng.random()
+    some_colours = tuple(c for c in full.colours if rng.random() < 0.9)
+    some_looks = tuple(look for look in full.looks if rng.random() < 0.5)
+    said = replace(
+        full,
+        kind=full.kind if rng.random() < 0.98 else "thing",
+        colours=() if silent < 0.15 else some_colours,
+        rare=keep(rare_word(rng), 0.2),
+        marking=keep(full.marking, 0.8),
+        accessory=keep(full.accessory, 0.85),
+        second=keep(full.second, 0.85),
+        ground=keep(full.ground, 0.8),
+        looks=() if rng.random() < 0.35 else some_looks,
+        rare_style=keep(rare_word(rng), 0.15),
+        style=full.style if rng.random() < 0.96 else "",
+    )
+    while _tokens(said, text := _phrased(said, rng)) > MAX_WORDS:
+        said = replace(said, looks=said.looks[:-1], rare_style=said.rare_style if said.looks else "")
+    return text
+
+
+def _tokens(said: _Said, text: str) -> int:
+    """How many tokens the text takes at most: a word of the world takes one, a made-up one is spelled."""
+    return len(text.split()) + len(said.rare) + len(said.rare_style)
+
+
+def _phrased(said: _Said, rng: np.random.Generator) -> str:
+    thing, ground, style = said.thing, said.ground, said.named_style
+    if rng.random() < 0.1 and thing.split()[0] in ("a", "an"):
+        thing = thing.split(" ", 1)[1]
+    form = rng.random()
+    if said.style == "photo":
+        if form < 0.30 and not said.rare_style:  # a picture that nothing is said about is a photo
+            return _join(thing, ground)
+        if form < 0.45:
+            return _join(thing, ground, said.materials, ",", style)
+        return _join(article(style), "of", thing, ground, said.materials)
+    if not style:
+        return _join(thing, ground)
+    if form < 0.40:
+        return _join(thing, ground, "in", style, "style", said.materials)
+    if form < 0.70:
+        return _join(thing, "in", style, "style", said.materials, ground)
+    if form < 0.85:
+        picture = PICTURES[rng.integers(len(PICTURES))]
+        return _join(article(style), picture, "of", thing, ground, said.materials)
+    return _join(thing, ground, said.materials, ",", style, "style")

@@ -1,0 +1,104 @@
+"""Measure the embedded base: how well its autoencoder reconstructs, how fast it draws, and a sheet of what it draws.
+
+python examples/world2/check_base.py --sheet sheet.png       # classes down, style families across
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+import numpy as np
+import torch
+from diffusers import StableDiffusionXLPipeline
+from PIL import Image
+
+from world2.captions import caption
+from world2.contents import CLASSES
+from world2.dataset import as_tensor
+from world2.scenes import Scene, render, sample_scene
+from world2.styles import FAMILIES
+
+BASE = Path(__file__).resolve().parent / "base"
+STEPS, GUIDANCE, BATCH = 25, 4.0, 32
+TARGET_PSNR = 30.0  # decibels
+
+
+def grid_scenes(contents: Sequence[str], families: Sequence[str], seed: int = 2025) -> list[Scene]:
+    """A scene of every content in every family, all else drawn at random."""
+    rng = np.random.default_rng(seed)
+    return [sample_scene(rng, contents=(c,), families=(f,)) for c in contents for f in families]
+
+
+def sample(
+    pipe: StableDiffusionXLPipeline, prompts: list[str], steps: int = STEPS, seed: int = 0
+) -> list[Image.Image]:
+    """One picture a prompt; picture i starts from noise of seed + i."""
+    pictures: list[Image.Image] = []
+    for first in range(0, len(prompts), BATCH):
+        batch = prompts[first : first + BATCH]
+        generators = [torch.Generator().manual_seed(seed + first + i) for i in range(len(batch))]
+        pictures += pipe(
+            batch, num_inference_steps=steps, guidance_scale=GUIDANCE, generator=generators
+        ).images
+    return pictures
+
+
+@torch.no_grad()
+def psnr(pipe: StableDiffusionXLPipeline, scenes: Sequence[Scene]) -> dict[str, float]:
+    """Mean peak signal-to-noise ratio (dB) of the autoencoder over drawings of `scenes`, by family and in all."""
+    pictures = as_tensor(np.stack([render(scene) for scene in scenes]))
+    latents = torch.cat([pipe.vae.encode(part).latent_dist.mode() for part in pictures.split(BATCH)])
+    decoded = torch.cat([pipe.vae.decode(part).sample.clamp(-1, 1) for part in latents.split(BATCH)])
+    value = -10 * ((decoded - pictures) / 2).square().mean((1, 2, 3)).log10()
+    families = np.array([scene.style.family for scene in scenes])
+    of = {family: value[families == family].mean().item() for family in dict.fromkeys(families.tolist())}
+    return {"all": value.mean().item(), **dict(sorted(of.items(), key=lambda item: item[1]))}
+
+
+def sheet(pictures: Sequence[Image.Image | np.ndarray], columns: int) -> Image.Image:
+    """Pictures of one size in rows of `columns`."""
+    arrays = [np.asarray(picture) for picture in pictures]
+    rows = [np.concatenate(arrays[i : i + columns], 1) for i in range(0, len(arrays), columns)]
+    return Image.fromarray(np.concatenate(rows, 0))
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--base", type=Path, default=BASE)
+    parser.add_argument("--sheet", type=Path, help="where to save the contact sheet; none is drawn without")
+    parser.add_argument("--truth", type=Path, help="also save the sheet as the world draws it")
+    parser.add_argument("--contents", nargs="+", default=list(CLASSES), metavar="CLASS")
+    parser.add_argument("--families", nargs="+", default=list(FAMILIES), metavar="FAMILY")
+    parser.add_argument("--steps", type=int, default=STEPS)
+    parser.add_argument("--pictures", type=int, default=192, help="on which the autoencoder is measured")
+    parser.add_argument("--threads", type=int, default=1)
+    options = parser.parse_args()
+    torch.set_num_threads(options.threads)
+
+    pipe = StableDiffusionXLPipeline.from_pretrained(options.base)
+    pipe.set_progress_bar_config(disable=True)
+    result: dict[str, object] = {}
+    if options.pictures:
+        rng = np.random.default_rng(4242)
+        result["psnr_db"] = psnr(pipe, [sample_scene(rng) for _ in range(options.pictures)])
+    if options.sheet:
+        scenes = grid_scenes(options.contents, options.families)
+        start = time.time()
+        pictures = sample(pipe, [caption(scene) for scene in scenes], options.steps)
+        result["seconds_per_picture"] = (time.time() - start) / len(pictures)
+        sheet(pictures, len(options.families)).save(options.sheet)
+        if options.truth:
+            sheet([render(scene) for scene in scenes], len(options.families)).save(options.truth)
+    print(json.dumps(result, indent=2))
+    return 0 if not options.pictures or result["psnr_db"]["all"] >= TARGET_PSNR else 1
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
