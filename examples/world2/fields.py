@@ -16,13 +16,23 @@ class Fields:
     x: Array  # (n, n) frame coordinates
     y: Array
     dist: Array  # (n, n) signed distance to the silhouette of everything in front of the ground, negative inside
-    edge: Array  # (n, n) distance to the nearest visible border of a part or a marking, in front of the ground
+    edge: (
+        Array  # (n, n) distance to the nearest visible border of a part or a marking, in front of the ground
+    )
     label: Array  # (n, n) int8, topmost part, 0 for the ground
-    albedo: Array  # (3, n, n) local colour 0..1 of what is in front, carried on a little outside the silhouette
+    albedo: (
+        Array  # (3, n, n) local colour 0..1 of what is in front, carried on a little outside the silhouette
+    )
     light: Array  # (n, n) 0..1, how far the rounded surface faces the light at the upper left
-    ground: Array  # (3, n, n) local colour 0..1 of the ground (sky, wall, table, grass, floor ...), flat areas
-    ground_edge: Array  # (n, n) distance to the nearest border between two areas of the ground, 9 where there is none
-    ground_area: Array  # (n, n) int8, 0 for what stands upright (sky, wall), 1 for what lies (table, grass, floor)
+    ground: (
+        Array  # (3, n, n) local colour 0..1 of the ground (sky, wall, table, grass, floor ...), flat areas
+    )
+    ground_edge: (
+        Array  # (n, n) distance to the nearest border between two areas of the ground, 9 where there is none
+    )
+    ground_area: (
+        Array  # (n, n) int8, 0 for what stands upright (sky, wall), 1 for what lies (table, grass, floor)
+    )
     centre: tuple[float, float, float]  # x, y and scale of the main object
     foot: float  # y at which the main object touches what it stands on (for cast shadows)
     seed: int  # of whatever a style draws at random

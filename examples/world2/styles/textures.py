@@ -198,7 +198,9 @@ def _blocks(n: int) -> tuple[Array, Array]:
     down = flag(np.arange(n) * few // n == np.arange(few)[:, None])
     down /= down.sum(1, keepdims=True)
     at = (np.arange(n, dtype=np.float32) + 0.5) * (few / n) - 0.5
-    up = np.exp(-(((at[:, None] - np.arange(few)) / 1.1) ** 2))  # smooth, since slopes are taken of what it makes
+    up = np.exp(
+        -(((at[:, None] - np.arange(few)) / 1.1) ** 2)
+    )  # smooth, since slopes are taken of what it makes
     return down, (up / up.sum(1, keepdims=True)).astype(np.float32)
 
 
