@@ -123,7 +123,7 @@ def test_a_loop_is_born_whole(settings, tmp_path):
     """Whatever is true of a run can be read in one place: no step and no preview brings an attribute of its own."""
     loop = loaded(settings("content", tmp_path, preview_every=1, tracker="tensorboard"))
     born = {*vars(loop)}
-    loop.book.start(loop.inputs.shown(), "tensorboard")
+    loop.book.start([], "tensorboard")
     loop.run([], print)
     loop.finish()
     assert {*vars(loop)} == born
@@ -242,3 +242,4 @@ def test_at_ratio_zero_both_factors_learn(settings, tmp_path):
         loop.take_step()
     found = loop.learner.named.values()
     assert all(not torch.equal(old, new) for old, new in zip(before, found, strict=True))
+

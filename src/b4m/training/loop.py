@@ -79,7 +79,7 @@ def train(config: TrainConfig) -> TrainResult:
         with deterministic(), advice():
             ready = start(config, task, accelerator, say)
             loop = Loop(config, accelerator, task.inputs, ready, progress, book)
-            book.start(task.inputs.shown(), config.tracker)
+            book.start(ready.entries, config.tracker)
             with signals() as received:
                 loop.run(received, say)
                 loop.finish()
