@@ -47,7 +47,7 @@ class DenoisingTask:
             for kind, prompt in prompts.items()
         ]
         groups += self._partners(partner)
-        self.inputs = read_inputs(groups, config.resolution, config.fit)
+        self.inputs = read_inputs(groups, config.resolution, config.fit, config.alpha)
 
     def facts(self) -> dict[str, Any]:
         return self.inputs.facts()
@@ -117,6 +117,7 @@ class DenoisingLearner:
             self._alphas_cumprod,
             self.backbone.prediction_type,
             self.config.snr_gamma,
+            batch.mask,
         )
 
     def attention(self, batch: Batch) -> dict[str, Any] | None:

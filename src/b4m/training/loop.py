@@ -177,6 +177,7 @@ class Loop:
                 weights[part],
                 self.cache.conditions(images[part]),
                 part.start,
+                None if self.cache.mask is None else self.cache.mask[images[part]],
             )
             self.mark("data")
             loss, of_samples = self.learner.loss(batch)
