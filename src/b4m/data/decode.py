@@ -282,19 +282,6 @@ def _codes(data: bytes) -> tuple[int, int]:
     return 2, 2
 
 
-def _low_bits(stream: bytes) -> Image.Image | None:
-    """The same pixels decoded as if the order of their two bytes were the other one; None where they have only one."""
-    image = Image.open(io.BytesIO(stream), formats=[*readable()])
-    swapped = []
-    for tile in image.tile:
-        way, *rest = (tile.args,) if isinstance(tile.args, str) else tile.args or ("",)
-        if way not in SWAPPED:
-            return None
-        swapped.append(tile._replace(args=(SWAPPED[way], *rest) if rest else SWAPPED[way]))
-    image.tile = swapped
-    return image.convert("RGB")
-
-
 def _bare_png(data: bytes) -> tuple[bytes, bytes | None]:
     """A PNG without texts, times and broken EXIF data; and its profile, which may be larger than Pillow allows."""
     kept, profile, at = [data[:8]], None, 8
