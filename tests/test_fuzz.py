@@ -15,11 +15,14 @@ import torch
 from conftest import picture
 from hypothesis import HealthCheck, Phase, given, seed, settings
 from hypothesis import strategies as st
+from PIL import ImageCms
 
 from b4m.apps.info import describe
-from b4m.core.errors import UserError
+from b4m.core.errors import UserError, printable
 from b4m.core.storage import fingerprint, read_tensors, write_tensors
-from b4m.data.images import load_folder
+from b4m.data.colour import D50, LINEAR, TRANSFERS, _profile, _xyz, coded
+from b4m.data.findings import lines
+from b4m.data.images import load_folder, read_folder
 from b4m.files.concept import Concept, load_concept, save_concept
 from b4m.files.dialects import DIALECTS
 from b4m.files.lora import load_lora, save_lora
@@ -166,6 +169,165 @@ def test_picture_reader(cases, tmp_path):
 
     cases_of = st.tuples(damaged(pictures()), st.sampled_from(["crop", "pad"]), st.booleans())
     hammer(cases, cases_of, attempt)
+
+
+def scans() -> list[bytes]:
+    """The formats of scanners, screens and telephones."""
+    files = []
+    kinds: list[tuple[str, str, dict]] = [
+        ("RGB", "BMP", {}),
+        ("P", "GIF", {"transparency": 0}),
+        ("RGB", "AVIF", {}),
+    ]
+    kinds += [(mode, "TIFF", {}) for mode in ("RGB", "CMYK", "I;16", "LAB", "RGBA", "1")]
+    kinds += [
+        ("RGB", "TIFF", {"compression": name}) for name in ("tiff_lzw", "tiff_deflate", "jpeg", "packbits")
+    ]
+    for mode, kind, options in kinds:
+        image = picture(len(files), (13, 9))
+        image = (
+            image.convert("I").convert("I;16")
+            if mode == "I;16"
+            else image.convert(mode)
+            if mode != "LAB"
+            else None
+        )
+        image = image or ImageCms.profileToProfile(
+            picture(0, (13, 9)),
+            ImageCms.createProfile("sRGB"),
+            ImageCms.createProfile("LAB"),
+            outputMode="LAB",
+        )
+        buffer = io.BytesIO()
+        image.save(buffer, kind, **options)
+        files.append(buffer.getvalue())
+    return files
+
+
+@tier(5000, 100)
+def test_reader_of_scans_and_telephones(cases, tmp_path):
+    def attempt(data: bytes):
+        path = tmp_path / "a.png"
+        path.write_bytes(data)
+        (found,) = read_folder(path, 16, "crop", "mask").pictures
+        assert found.pixels.isfinite().all() and found.pixels.abs().max() <= 1
+        assert found.mask is None or 0 <= found.mask.min() < 1
+
+    hammer(cases, damaged(scans()), attempt)
+
+
+def profiles() -> list[bytes]:
+    gray = {b"kTRC": LINEAR}
+    formula = TRANSFERS[13]
+    table = b"curv" + struct.pack(">4xI", 8) + struct.pack(">8H", *range(0, 65536, 9000))
+    colours = [
+        coded(12, 13),
+        coded(9, 4),
+        _profile(b"RGB ", {b"rXYZ": _xyz(D50), b"rTRC": table, b"gTRC": formula}),
+    ]
+    return [
+        _profile(b"GRAY", gray),
+        ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes(),
+        *filter(None, colours),
+    ]
+
+
+@tier(5000, 60)
+def test_reader_of_profiles(cases, tmp_path):
+    """In images of eight and of sixteen bits: an image comes out, whatever its profile says."""
+
+    def png(deep: bool, icc: bytes) -> bytes:
+        depth = 16 if deep else 8
+        rows = (b"\0" + bytes(range(6 * depth))) * 4
+        chunks = (
+            (b"IHDR", struct.pack(">IIBBBBB", 16, 4, depth, 2, 0, 0, 0)),
+            (b"iCCP", b"p\0\0" + zlib.compress(icc)),
+            (b"IDAT", zlib.compress(rows)),
+            (b"IEND", b""),
+        )
+        return b"\x89PNG\r\n\x1a\n" + b"".join(
+            struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
+            for kind, body in chunks
+        )
+
+    def attempt(case: tuple[bool, bytes]):
+        path = tmp_path / "a.png"
+        path.write_bytes(png(*case))
+        loaded = read_folder(path, 16)
+        (found,) = loaded.pictures
+        assert found.pixels.isfinite().all() and found.pixels.abs().max() <= 1
+        if loaded.findings:
+            raise UserError("the profile was of no use")  # counted apart
+
+    hammer(cases, st.tuples(st.booleans(), damaged(profiles())), attempt)
+
+
+# captions
+
+
+CELLS = (
+    "file_name",
+    "text",
+    "Caption",
+    "a.png",
+    "./a.png",
+    "b.png",
+    "sub/a.png",
+    "..",
+    "a, b",
+    '"',
+    "\n",
+    "\u0301",
+    "",
+)
+CELLS += ("\\", "a" * 300, "file", "prompt", "C:\\a.png", "/etc/passwd", "a\0b")
+
+
+@st.composite
+def tables(draw) -> tuple[str, bytes]:
+    """A file of metadata or a caption as somebody may have written it, in some encoding."""
+    rows = draw(st.lists(st.lists(st.sampled_from(CELLS), min_size=1, max_size=3), max_size=4))
+    if draw(st.booleans()):
+        rows.insert(0, ["file_name", "text"])
+    name = draw(st.sampled_from(["metadata.csv", "metadata.jsonl", "a.txt", "Metadata.CSV"]))
+    if name.endswith("jsonl"):
+        keys = st.sampled_from(["file_name", "text", "caption", "File", "x"])
+        values = st.sampled_from([*CELLS, None, 3, ["a"], "\ud800", {"a": 1}])
+        lines = draw(st.lists(st.dictionaries(keys, values, max_size=3), max_size=3))
+        text = draw(st.sampled_from(["\n", "\r\n", "\r"])).join(map(json.dumps, lines))
+    else:
+        quote = draw(st.sampled_from(["", '"']))
+        text = "\r\n".join(
+            draw(st.sampled_from(",;\t")).join(f"{quote}{cell}{quote}" for cell in row) for row in rows
+        )
+    return name, text.encode(
+        draw(st.sampled_from(["utf-8", "utf-8", "utf-8-sig", "utf-16", "utf-16-le"])), "replace"
+    )
+
+
+@tier(5000, 100)
+def test_caption_readers(cases, tmp_path):
+    picture(1).save(tmp_path / "a.png")
+    good = [
+        b"file_name,text\n./a.png,a bear\n",
+        b'{"file_name": "a.png", "text": "a bear"}\n',
+        "ein B\u00e4r".encode("utf-16"),
+    ]
+    names = st.sampled_from(["metadata.csv", "metadata.jsonl", "a.txt", "a.png.caption"])
+
+    def attempt(case: tuple[str, bytes]):
+        name, data = case
+        (tmp_path / name).write_bytes(data)
+        try:
+            loaded = read_folder(tmp_path, 16)
+        finally:
+            (tmp_path / name).unlink()
+        (found,) = loaded.pictures
+        assert found.caption is None or found.caption == " ".join(found.caption.split()) != ""
+        json.dumps(found.caption, ensure_ascii=False).encode()
+        assert all(printable(line).isprintable() for line in lines(loaded.findings))
+
+    hammer(cases, st.one_of(tables(), tables(), st.tuples(names, damaged(good))), attempt)
 
 
 # LoRA files

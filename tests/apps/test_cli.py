@@ -2,6 +2,7 @@
 
 import os
 import shlex
+import shutil
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -127,6 +128,26 @@ def test_dry_run_checks_pictures_and_writes_nothing(common, folders, capsys, tmp
     assert main([*content(common, folders), "--dry-run", "--gradient-checkpointing"]) == 0
     assert yaml.safe_load(capsys.readouterr().out)["gradient_checkpointing"] is True
     assert not (tmp_path / "out").exists()
+
+
+def test_dry_run_says_what_was_given_in_comments(common, folders, capsys, tmp_path):
+    shutil.copytree(folders["content"], tmp_path / "in/sub")
+    (tmp_path / "in/1.png").write_bytes((tmp_path / "in/sub/1.png").read_bytes())
+    (tmp_path / "in/1.txt").write_text("a bear in " + "yarn style " * 9)
+    given = content(common, folders, **{"--content-dir": str(tmp_path / "in")})
+    assert main([*given, "--dry-run"]) == 0
+    shown = capsys.readouterr().out
+    for words in (
+        "# content: 1 image; captions: 1 from .txt",
+        "sub (3 images)",
+        "the word snq",
+        "16 tokens",
+        "yarn style",
+    ):
+        assert words in shown
+    assert yaml.safe_load(shown)["content_dir"] == [str(tmp_path / "in")]
+    assert main([*given, "--base-model", "/nowhere/base", "--dry-run"]) == 0
+    assert "# captions: not checked for their length" in capsys.readouterr().out
 
 
 def test_bad_training_input(common, folders, capsys, tmp_path):

@@ -5,7 +5,7 @@ import dataclasses
 import numpy as np
 import pytest
 import torch
-from conftest import SIZE
+from conftest import SIZE, refused
 from diffusers import StableDiffusionXLPipeline
 from PIL import Image
 
@@ -203,6 +203,15 @@ def test_pngs_carry_what_they_were_made_with(tiny_base, trained, tmp_path):
     assert all(
         np.array_equal(old, np.asarray(Image.open(path))) for old, path in zip(first, paths, strict=False)
     )
+
+
+@pytest.mark.parametrize("place", ["prompts", "negative_prompt"])
+def test_a_prompt_that_would_be_cut_off_is_refused_with_the_words(tiny_base, tmp_path, place):
+    long = "a photo of a bear in a house of chalk in a style of yarn in chalk style"
+    given = {"prompts": ("a photo",), place: (long,) if place == "prompts" else long}
+    made = options(tiny_base, tmp_path / "out", **given)
+    refused(lambda: generate(made), "a photo of a bear", "16 tokens", tiny_base, '"yarn in chalk style"')
+    assert not (tmp_path / "out").exists()
 
 
 def test_bad_input_writes_no_picture(tiny_base, trained, tmp_path):

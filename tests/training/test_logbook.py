@@ -87,3 +87,24 @@ def test_images_may_go_while_a_run_is_under_way(settings, folders, tmp_path, mon
     assert [Path(row["file"]).name for row in rows] == ["0.png", "1.png", "2.png", "0.png", "0.png", "1.png"]
     assert {row["shows"] for row in rows} == {"content", "partner style"}
     assert rows[0]["prompt"] == "a photo of snq object"
+
+
+def test_what_was_given_is_said_before_the_first_step_and_written_down(settings, folders, tmp_path, capsys):
+    shutil.copytree(folders["content"], tmp_path / "in/sub")
+    for name in ("0.png", "1.png"):
+        shutil.copy(tmp_path / "in/sub" / name, tmp_path / "in" / name)
+    (tmp_path / "in/1.txt").write_text("a bear in " + "yarn style " * 9)
+    train(settings("content", tmp_path / "run", content_dir=str(tmp_path / "in"), steps=1))
+    said = capsys.readouterr().out.splitlines()
+    memory = next(place for place, line in enumerate(said) if line.startswith("memory:"))
+    assert said[0] == 'content: 2 images; captions: 1 from .txt, 1 missing (used: "a photo of snq object")'
+    assert memory > 3
+    rows = json.loads((tmp_path / "run/pictures.json").read_text())
+    zero, one, *_, sub = rows
+    assert (zero["prompt_from"], zero["notes"], one["prompt_from"], len(one["notes"])) == (
+        "settings",
+        [],
+        ".txt",
+        2,
+    )
+    assert (Path(sub["file"]).name, sub["shows"], len(sub["notes"])) == ("sub", "nothing", 1)

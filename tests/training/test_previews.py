@@ -1,7 +1,7 @@
 """Sample images while training: drawn when due, and without a trace in what is trained."""
 
 import pytest
-from loops import same_files
+from loops import loaded, same_files
 from PIL import Image
 
 from b4m.training.loop import Loop, train
@@ -33,3 +33,15 @@ def test_a_preview_that_a_kill_prevented_is_drawn_by_the_next_run(settings, tmp_
     train(settings("content", tmp_path / "run", **changes))
     whole, parts = (list((tmp_path / name / "previews").iterdir()) for name in ("whole", "run"))
     assert [path.name for path in parts] == ["step-000002.png"] and same_files(whole[0], parts[0])
+
+
+def test_a_preview_prompt_that_is_cut_off_is_said(settings, tmp_path, capsys):
+    loaded(
+        settings(
+            "content", tmp_path, preview_every=1, preview_prompt="a photo of a house " * 3 + "in chalk style"
+        )
+    )
+    assert (
+        'preview prompt longer than the 16 tokens that are read, cut off: "house in chalk style"'
+        in capsys.readouterr().out
+    )

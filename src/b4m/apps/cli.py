@@ -294,9 +294,13 @@ def _dry_run(config: Any) -> None:
     match config:
         case TrainConfig():
             quiet()
+            from ..backbones.registry import cut_off_at_hand
+            from ..data.summary import summarise
             from ..methods.registry import method_of
 
-            method_of(type(config)).task(config)
+            inputs = method_of(type(config)).task(config).inputs
+            summary = summarise(inputs, cut_off_at_hand(config.base_model, inputs.prompts))
+            print(*(f"# {line}" for line in summary.lines), sep="\n")
         case EvaluateConfig(pictures=str(folder)):
             from ..evaluation.manifest import read_manifest
 

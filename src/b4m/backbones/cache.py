@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from ..data.images import Picture
@@ -18,6 +19,9 @@ class Cache:
     by_prompt: Conditions  # a row for each different prompt
     by_image: Conditions  # a row for each image
     prompt: Tensor  # (images,) index into by_prompt
+    mask: Tensor | None = (
+        None  # (images, 1, h, w) float32: what the loss of each latent counts; None: all the same
+    )
 
     def conditions(self, images: Tensor) -> Conditions:
         """Those of images (k,)."""
@@ -44,9 +48,21 @@ def encode(
     of_images = [backbone.image_conditions(image, size) for image in images]
     by_image = {name: torch.stack([each[name] for each in of_images]) for name in of_images[0]}
     by_prompt = backbone.encode_prompts(unique)
+    latents = torch.cat([backbone.encode_images(image.pixels[None]) for image in images]).to(device)
     return Cache(
-        latents=torch.cat([backbone.encode_images(image.pixels[None]) for image in images]).to(device),
+        latents=latents,
         by_prompt={name: rows.to(device, dtype) for name, rows in by_prompt.items()},
         by_image={name: rows.to(device, dtype) for name, rows in by_image.items()},
         prompt=torch.tensor([unique.index(prompt) for prompt in prompts], device=device),
+        mask=_mask(images, latents),
     )
+
+
+def _mask(images: Sequence[Picture], latents: Tensor) -> Tensor | None:
+    """What of each latent's pixels the loss counts."""
+    if all(image.mask is None for image in images):
+        return None
+    whole = torch.ones(1, *images[0].pixels.shape[1:])
+    masks = torch.stack([whole if image.mask is None else image.mask for image in images])
+    height, width = latents.shape[-2:]
+    return F.adaptive_avg_pool2d(masks, (height, width)).to(latents.device)

@@ -12,10 +12,13 @@ from diffusers import AutoencoderKL, DDPMScheduler, DiffusionPipeline, ModelMixi
 from diffusers.training_utils import free_memory
 from PIL import Image
 from torch import Tensor
+from transformers import CLIPTokenizer
 
 from ..core.errors import UserError
 from ..core.where import locate
 from ..data.images import Picture
+from ..data.summary import Cut
+from .prompts import cut_off
 from .protocol import Attached, Conditions
 
 DTYPES = {"no": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
@@ -86,6 +89,13 @@ class LatentDiffusion:
             ) from error
         return config.get("prediction_type", PREDICTIONS[0])
 
+    @classmethod
+    def read_tokenizers(cls, base_model: str) -> list[CLIPTokenizer]:
+        return [
+            CLIPTokenizer.from_pretrained(locate(base_model), subfolder=part, local_files_only=True)
+            for part in cls.encoders
+        ]
+
     @property
     def denoiser(self) -> UNet2DConditionModel:
         return self.pipe.unet
@@ -131,6 +141,9 @@ class LatentDiffusion:
                 f"base model {self.name}: prediction type {self.prediction_type!r} is not supported; "
                 f"{' and '.join(PREDICTIONS)} are"
             )
+
+    def cut_off(self, prompts: Sequence[str]) -> Cut:
+        return cut_off([getattr(self.pipe, part) for part in self.encoders], prompts)
 
     @torch.no_grad()
     def encode_prompts(self, prompts: Sequence[str]) -> Conditions:

@@ -9,6 +9,7 @@ from PIL import Image
 from torch import Tensor
 
 from ..data.images import Picture
+from ..data.summary import Cut
 
 Conditions = dict[str, Tensor]  # by name; a row for each sample
 
@@ -75,6 +76,13 @@ class Backbone(Protocol):
 
     def check_size(self, size: int, flag: str) -> None:
         """Raises UserError, naming `flag`, unless images of `size` pixels pass through."""
+
+    @classmethod
+    def read_tokenizers(cls, base_model: str) -> Sequence[Any]:
+        """Those of a base model on this machine that is not loaded. Raises whatever their library raises."""
+
+    def cut_off(self, prompts: Sequence[str]) -> Cut:
+        """What the text encoders will not read of each prompt."""
 
     def encode_prompts(self, prompts: Sequence[str]) -> Conditions:
         """A row for each prompt."""

@@ -1,10 +1,14 @@
 """Which model families there are, and the one that a base model belongs to."""
 
+from collections.abc import Sequence
+
 from diffusers import DiffusionPipeline
 
 from ..core.errors import UserError
 from ..core.registry import Registry
+from ..data.summary import Cut
 from .latent_diffusion import DTYPES, _brief, read_index
+from .prompts import UNKNOWN, cut_off
 from .protocol import Backbone
 
 FAMILIES = Registry(
@@ -34,3 +38,15 @@ def family_of(base_model: str) -> type[Backbone]:
 def open_backbone(base_model: str, vae: str | None = None, mixed_precision: str = "no") -> Backbone:
     """The base model in a folder or under a Hugging Face name, frozen. Raises UserError."""
     return family_of(base_model).load(base_model, vae, DTYPES[mixed_precision])
+
+
+def cut_off_at_hand(base_model: str, prompts: Sequence[str]) -> Cut | None:
+    """`Backbone.cut_off` without loading or fetching anything big; None where the base model is not on this machine."""
+    try:
+        index = read_index("base model", base_model, "model_index.json")
+        index = index or DiffusionPipeline.load_config(base_model, local_files_only=True)
+        family = next(family for family in FAMILIES if family.reads(index))
+        cut = cut_off(family.read_tokenizers(base_model), prompts)
+        return cut if cut.limit < UNKNOWN else None
+    except Exception:  # whatever is wrong with it, the run itself says it
+        return None

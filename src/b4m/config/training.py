@@ -31,6 +31,11 @@ class TrainConfig:
     fit: str = setting(
         "cut images to a centred square, or fit them whole on white", "crop", choices=("crop", "pad")
     )
+    alpha: str = setting(
+        "transparent parts of the images: lay them over white, or leave them out of the loss",
+        "white",
+        choices=("white", "mask"),
+    )
     steps: int = setting("optimizer steps", 1000, low=1)
     target_rows: int = setting("samples of each target concept in every micro-batch", 1, low=1)
     gradient_accumulation: int = setting("micro-batches per optimizer step", 4, low=1)

@@ -14,8 +14,10 @@ from PIL import Image
 from torch import Tensor
 from tqdm import tqdm
 
-from ..core.errors import UserError
+from ..core.errors import UserError, printable
 from ..core.where import locate
+from ..data.findings import lines
+from ..data.folder import look
 from ..data.images import open_pictures
 from ..files.lora import triggers
 from ..files.opening import open_any
@@ -196,6 +198,9 @@ def evaluate(config: EvaluateConfig) -> dict[str, Any]:
     )
     if not config.pictures:
         draw_missing(config, shots)
+    for folder in dict.fromkeys(folder for shot in shots for folder in (shot.content_dir, shot.style_dir)):
+        for line in lines(look(folder).left_out):
+            print(f"{printable(folder)}: {printable(line)}")
     records = score(shots, extractors)
     summary = summarise(records, config.baseline)
     made = {**provenance(extractors), "settings": _drawn_with(config) if not config.pictures else {}}

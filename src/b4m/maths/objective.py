@@ -58,9 +58,15 @@ def min_snr_weight(timesteps: Tensor, alphas_cumprod: Tensor, prediction_type: s
     return snr.clamp(max=gamma) / (snr if prediction_type == "epsilon" else snr + 1)
 
 
-def sample_losses(prediction: Tensor, target: Tensor) -> Tensor:
-    """Mean squared error of each sample in float32: (samples, c, h, w) twice -> (samples,)."""
-    return (prediction.float() - target.float()).square().flatten(1).mean(1)
+def sample_losses(prediction: Tensor, target: Tensor, mask: Tensor | None = None) -> Tensor:
+    """Mean squared error of each sample in float32: (samples, c, h, w) twice -> (samples,).
+
+    mask (samples, 1, h, w): what each latent counts in its sample's mean.
+    """
+    errors = (prediction.float() - target.float()).square()
+    if mask is None:
+        return errors.flatten(1).mean(1)
+    return (mask * errors).flatten(1).mean(1) / mask.flatten(1).mean(1)
 
 
 def terms(losses: Tensor, is_target: Tensor) -> Tensor:
@@ -93,15 +99,17 @@ def objective(
     alphas_cumprod: Tensor,
     prediction_type: str,
     snr_gamma: float | None = None,
+    mask: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Eq. 12 on one batch, or on a part of it: (loss scalar, losses (samples,) detached), both float32.
 
-    latents, noise (samples, c, h, w); timesteps (samples,); weights (samples,): `sample_weights` of these samples.
+    latents, noise (samples, c, h, w); timesteps (samples,); weights (samples,): `sample_weights` of these samples;
+    mask (samples, 1, h, w): what each latent counts.
     The routing is the denoiser's part.
     """
     prediction = denoiser(add_noise(latents, noise, timesteps, alphas_cumprod), timesteps)
     target = regression_target(latents, noise, timesteps, alphas_cumprod, prediction_type)
-    losses = sample_losses(prediction, target)
+    losses = sample_losses(prediction, target, mask)
     if snr_gamma is not None:
         losses = losses * min_snr_weight(timesteps, alphas_cumprod, prediction_type, snr_gamma)
     return (weights * losses).sum(), losses.detach()

@@ -61,7 +61,8 @@ class SecondStage(DenoisingTask):
             kind: concept.metadata.get("prompt", getattr(config, f"{kind}_prompt"))
             for kind, concept in self.concepts.items()
         }
-        super().__init__(config, prompts, config.both_prompt)
+        triggers = {kind: concept.metadata.get("trigger", "") for kind, concept in self.concepts.items()}
+        super().__init__(config, prompts, config.both_prompt, triggers=triggers)
 
     def facts(self) -> dict[str, Any]:
         files = {f"{kind}_file": fingerprint(concept.tensors, {}) for kind, concept in self.concepts.items()}

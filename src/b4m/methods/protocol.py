@@ -29,6 +29,9 @@ class Batch:
     weights: Tensor  # (k,) what each sample counts in Eq. 12
     conditions: Conditions
     first: int  # place of the first of them in the micro-batch
+    mask: Tensor | None = (
+        None  # (k, 1, h, w) what each latent counts in its sample's loss; None: all the same
+    )
 
 
 class Learner(Protocol):

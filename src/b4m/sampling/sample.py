@@ -1,6 +1,6 @@
 """Images from prompts and seeds, for generate, previews, evaluation and studies alike."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import torch
@@ -13,7 +13,9 @@ from ..backbones.protocol import Backbone
 from ..backbones.registry import open_backbone
 from ..config.fields import deciding
 from ..config.sampling import DrawnWith
+from ..core.errors import UserError
 from ..core.storage import write_atomic
+from ..data.findings import brief, quoted
 from .attach import dials
 
 PIXELS_AT_ONCE = 4 * 1024 * 1024  # of one batch: four images of SDXL's own size
@@ -80,7 +82,11 @@ def open_for(config: DrawnWith) -> Backbone:
 def sample_with(
     backbone: Backbone, config: DrawnWith, prompts: Sequence[str], seeds: Sequence[int]
 ) -> list[Image.Image]:
-    """`sample` with the steps, guidance, size, dials and negative prompt of `config`."""
+    """`sample` with the steps, guidance, size, dials and negative prompt of `config`.
+
+    Raises UserError for a prompt whose end the model would not read.
+    """
+    _check_read(backbone, dict.fromkeys([*prompts, config.negative_prompt or ""]))
     return sample(
         backbone,
         prompts,
@@ -92,6 +98,19 @@ def sample_with(
         config.style_strength,
         config.negative_prompt,
     )
+
+
+def _check_read(backbone: Backbone, prompts: Iterable[str]) -> None:
+    """Raises UserError, with the words that would be cut off, unless the model reads all of each prompt."""
+    prompts = list(prompts)
+    cut = backbone.cut_off(prompts)
+    for prompt, rest in zip(prompts, cut.words, strict=True):
+        if rest:
+            which = quoted(f"{prompt[:30]} ...")
+            raise UserError(
+                f"prompt {which}: longer than the {cut.limit} tokens that {backbone.name} reads, cut off would be "
+                f"{quoted(brief(rest))}; shorten it"
+            )
 
 
 def drawn_with(config: DrawnWith) -> dict[str, str]:

@@ -79,7 +79,7 @@ def train(config: TrainConfig) -> TrainResult:
         with deterministic(), advice():
             ready = start(config, task, accelerator, say)
             loop = Loop(config, accelerator, task.inputs, ready, progress, book)
-            book.start(task.inputs.shown(), config.tracker)
+            book.start(ready.entries, config.tracker)
             with signals() as received:
                 loop.run(received, say)
                 loop.finish()
@@ -177,6 +177,7 @@ class Loop:
                 weights[part],
                 self.cache.conditions(images[part]),
                 part.start,
+                None if self.cache.mask is None else self.cache.mask[images[part]],
             )
             self.mark("data")
             loss, of_samples = self.learner.loss(batch)
