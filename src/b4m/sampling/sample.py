@@ -4,7 +4,6 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import torch
-from diffusers import EulerDiscreteScheduler
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 from torch import Tensor
@@ -47,7 +46,7 @@ def sample(
     size = size or pipe.unet.config.sample_size * pipe.vae_scale_factor
     backbone.check_size(size, "--size")
     kwargs = dials(backbone, content_strength, style_strength)
-    scheduler, pipe.scheduler = pipe.scheduler, EulerDiscreteScheduler.from_config(pipe.scheduler.config)
+    scheduler, pipe.scheduler = pipe.scheduler, backbone.sampler(steps)
     at_once = max(1, min(SAMPLES_AT_ONCE, PIXELS_AT_ONCE // size**2))
     images = []
     try:
