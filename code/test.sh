@@ -3,5 +3,6 @@
 # (for instance: -m slow).
 set -euo pipefail
 source "$(dirname "$0")/environment.sh" "[dev]"
+cd "$root"
 lint-imports
 exec python -m pytest "$@"

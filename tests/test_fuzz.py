@@ -12,12 +12,16 @@ from pathlib import Path
 import psutil
 import pytest
 import torch
-from conftest import picture
+from bases import original
+from conftest import picture, tiny_sd15_pipeline
 from hypothesis import HealthCheck, Phase, given, seed, settings
 from hypothesis import strategies as st
 from PIL import ImageCms
+from safetensors.torch import save
 
 from b4m.apps.info import describe
+from b4m.backbones import single_file
+from b4m.backbones.registry import family_of, open_backbone
 from b4m.core.errors import UserError, printable
 from b4m.core.storage import fingerprint, read_tensors, write_tensors
 from b4m.data.colour import D50, LINEAR, TRANSFERS, _profile, _xyz, coded
@@ -82,7 +86,13 @@ def hammer(cases: int, strategy: st.SearchStrategy, attempt) -> None:
 def attempt_quietly(attempt, strategy) -> None:
     """Once before memory is measured: first calls fill caches."""
 
-    @settings(max_examples=5, database=None, suppress_health_check=list(HealthCheck), derandomize=True)
+    @settings(
+        max_examples=5,
+        deadline=None,
+        database=None,
+        suppress_health_check=list(HealthCheck),
+        derandomize=True,
+    )
     @given(strategy)
     def few(case):
         try:
@@ -506,3 +516,110 @@ def test_the_one_door_to_every_file(cases, tmp_path):
         st.tuples(st.one_of(damaged(files), headers(), concepts()), st.sampled_from(headers_of)),
         attempt,
     )
+
+
+# base models
+
+
+MARKS = (
+    "v_pred",
+    "ztsnr",
+    "edm_mean",
+    "scaled_fp8",
+    "lora_unet_x.lora_down.weight",
+    "conditioner.embedders.1.x",
+    "",
+)
+
+
+# Bytes of its header to change, and where to cut it off; or tensors to change, a mark to add, and metadata.
+BRUISES = st.tuples(
+    st.lists(st.tuples(st.integers(0, 2**15), st.integers(0, 255)), max_size=4),
+    st.none() | st.integers(0, 2**20),
+)
+CHANGES = st.tuples(
+    st.lists(
+        st.tuples(
+            st.integers(0, 300), st.sampled_from(["drop", "type", "rename", [], [0], [4, 4], [32, 9, 3, 3]])
+        ),
+        max_size=3,
+    ),
+    st.sampled_from([None, *MARKS]),
+    st.dictionaries(
+        st.sampled_from(["modelspec.predict_key", "modelspec.prediction_type"]),
+        st.sampled_from([*WORDS, "v", "epsilon"]),
+        max_size=2,
+    ),
+)
+
+
+def bruised(data: bytes, places: list[tuple[int, int]], cut: int | None) -> bytes:
+    out = bytearray(data)
+    for place, value in places:
+        out[place] = value
+    return bytes(out[:cut])
+
+
+def altered(
+    good: dict, changes: list[tuple[int, object]], mark: str | None, metadata: dict[str, str]
+) -> bytes:
+    tensors, names = dict(good), sorted(good)
+    for number, change in changes:
+        name = names[number % len(names)]
+        if change == "drop":
+            tensors.pop(name, None)
+        elif change == "type":
+            tensors[name] = good[name].to([torch.int8, torch.float8_e4m3fn, torch.complex64][number % 3])
+        elif change == "rename":
+            tensors[f"{name}.x"] = good[name].clone()
+        else:
+            tensors[name] = torch.zeros(change)
+    if mark is not None:
+        tensors[mark] = torch.zeros(0)
+    return save(tensors, metadata)
+
+
+@tier(5000, 30)
+def test_one_file_of_a_base_model(cases, tmp_path, monkeypatch):
+    pipe = tiny_sd15_pipeline()
+    for layout in ("sd15", "sdxl"):
+        pipe.save_pretrained(tmp_path / layout)
+    monkeypatch.setattr(single_file, "CONFIGS", tmp_path)
+    monkeypatch.setattr(single_file, "_tokenizer", lambda folder: pipe.tokenizer)
+    good = {name: tensor.contiguous() for name, tensor in original(pipe).items()}
+    whole, path = save(good), tmp_path / "x.safetensors"
+
+    def attempt(case: tuple):
+        path.write_bytes(bruised(whole, *case) if len(case) == 2 else altered(good, *case))
+        family = family_of(str(path))
+        family.read_prediction_type(str(path))
+        denoiser = open_backbone(str(path)).denoiser
+        assert denoiser.state_dict().keys() == family.empty_denoiser(str(path)).state_dict().keys()
+
+    hammer(cases, st.one_of(BRUISES, CHANGES, CHANGES), attempt)
+
+
+ODD = st.sampled_from([None, True, 0, -1, 9, 2**70, 0.5, 1e400, "", "x", "v_prediction", "EDMEulerScheduler",
+                       "sigmoid", "continuous", [], [0], ["x"], [4, 4], {}, {"a": 1}])  # fmt: skip
+
+
+@tier(5000, 40)
+def test_settings_of_a_base_model(cases, tmp_path):
+    base = tmp_path / "base"
+    tiny_sd15_pipeline().save_pretrained(base)
+    files = ("model_index.json", "unet/config.json", "vae/config.json", "scheduler/scheduler_config.json")
+    whole = {file: json.loads((base / file).read_text()) for file in files}
+    keys = {file: sorted({*values, "_class_name", "use_flow_sigmas"}) for file, values in whole.items()}
+    change = st.sampled_from(files).flatmap(
+        lambda file: st.tuples(st.just(file), st.sampled_from(keys[file]), ODD)
+    )
+
+    def attempt(changes):
+        for file in files:
+            altered = {key: value for where, key, value in changes if where == file}
+            (base / file).write_text(json.dumps({**whole[file], **altered}))
+        family = family_of(str(base))
+        family.read_prediction_type(str(base))
+        family.empty_denoiser(str(base))
+
+    hammer(cases, st.lists(change, max_size=3), attempt)

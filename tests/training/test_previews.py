@@ -24,6 +24,17 @@ def test_a_preview_shows_the_concept_under_its_own_prompt_or_another(settings, f
     assert said == ["a photo of snq bear", "a house"]
 
 
+def test_a_preview_prompt_for_another_tool_gets_a_line(settings, tmp_path, capsys):
+    for name, every in (("drawn", 2), ("never", 0)):
+        train(
+            settings(
+                "content", tmp_path / name, steps=1, preview_every=every, preview_prompt="a (red:1.4) bear"
+            )
+        )
+        said = "".join(capsys.readouterr())
+        assert ("(red:1.4): no word has a weight" in said) == (name == "drawn")
+
+
 def test_a_preview_that_a_kill_prevented_is_drawn_by_the_next_run(settings, tmp_path, monkeypatch):
     changes = {"steps": 2, "preview_every": 2}
     train(settings("content", tmp_path / "whole", **changes))

@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar, Protocol, Self
 
 import torch
-from diffusers import DiffusionPipeline, ModelMixin
+from diffusers import DiffusionPipeline, ModelMixin, SchedulerMixin
 from PIL import Image
 from torch import Tensor
 
@@ -32,7 +32,7 @@ class Backbone(Protocol):
 
     family: ClassVar[str]  # its registered name
     pipe: DiffusionPipeline  # stock Diffusers
-    name: str  # a folder or a Hugging Face name
+    name: str  # a folder, a file or a Hugging Face name
     attached: Attached | None
 
     @classmethod
@@ -41,7 +41,7 @@ class Backbone(Protocol):
 
     @classmethod
     def load(cls, base_model: str, vae: str | None = None, dtype: torch.dtype = torch.float32) -> Self:
-        """From a folder or a Hugging Face name; reads safetensors only. Raises UserError."""
+        """From a folder, a file or a Hugging Face name; reads safetensors only. Raises UserError."""
 
     @classmethod
     def empty_denoiser(cls, base_model: str) -> ModelMixin:
@@ -70,6 +70,9 @@ class Backbone(Protocol):
     @property
     def prediction_type(self) -> str:
         """Either "epsilon" or "v_prediction"."""
+
+    def sampler(self, steps: int) -> SchedulerMixin:
+        """What images are drawn with in `steps` steps: on the noise process that the model was trained on."""
 
     def to(self, device: torch.device | str) -> Self:
         """Every part to `device`."""

@@ -5,7 +5,7 @@ from typing import ClassVar
 
 from ..core.errors import UserError
 from .fields import InputPath, ModelName, OutputPath, check, flag, setting
-from .presets import SDXL
+from .presets import MODEL, SDXL
 
 LORA_FILE = "pytorch_lora_weights.safetensors"  # the name that every reader looks for
 
@@ -19,13 +19,11 @@ class TrainConfig:
     preset_rows: ClassVar[tuple[str, ...]] = ("train",)
     needs: ClassVar[tuple[str, ...]] = ()  # settings that the job cannot do without
 
-    base_model: ModelName = setting(
-        "the model to customize: a folder or a Hugging Face name of a Stable Diffusion pipeline", SDXL
-    )
+    base_model: ModelName = setting(f"the Stable Diffusion model to customize: {MODEL}", SDXL)
     output_dir: OutputPath = setting(
         "folder for the result, its log and the state that a rerun continues from", "outputs"
     )
-    vae: ModelName | None = setting("folder or name of an autoencoder that replaces the base model's", None)
+    vae: ModelName | None = setting(f"an autoencoder that replaces the base model's: {MODEL}", None)
     seed: int = setting("seed of noise, timesteps and the order of the images", 77, low=0, high=2**63 - 1)
     resolution: int = setting("side of the training images in pixels", 512, low=8, high=8192)
     fit: str = setting(
@@ -191,8 +189,8 @@ class Partners(TrainConfig):
     """Settings of a job that learns one concept beside partners of the other kind (Sec. 4.2)."""
 
     partner_dirs: tuple[InputPath, ...] = setting(
-        "diverse partners, one folder or image each: styles for a content, contents for a style "
-        "(the paper uses five)",
+        "diverse partners, one folder or image each: styles for a content, contents for a style (the paper uses "
+        "five; examples/partners/draw.py draws some with a base model)",
         (),
     )
     prompt: str | None = setting(

@@ -7,9 +7,10 @@ import hashlib
 import json
 import os
 import uuid
-from collections.abc import Callable, Mapping
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -44,11 +45,16 @@ def sync(path: Path) -> None:
         os.close(handle)
 
 
-def write_atomic(path: Path | str, write: Callable[[Path], None]) -> None:
+class Taken(Exception):
+    """There is a file of this name."""
+
+
+def write_atomic(path: Path | str, write: Callable[[Path], None], replace: bool = True) -> None:
     """Let `write` fill a temporary file beside `path`, flush it, then rename it to `path`.
 
     A reader sees the old file or the new one, never a part: whatever `write` raises leaves the old file as it
-    was. Missing parent folders are made. Raises UserError where the disk refuses (full, read-only, a folder).
+    was. Missing parent folders are made. Raises UserError where the disk refuses (full, read-only, a folder), and
+    Taken where a file is there that is not to be replaced.
     """
     path = Path(path)
     partial = path.parent / f"{PARTIAL}{uuid.uuid4().hex}{path.suffix}"
@@ -56,7 +62,7 @@ def write_atomic(path: Path | str, write: Callable[[Path], None]) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         write(partial)
         sync(partial)
-        os.replace(partial, path)
+        os.replace(partial, path) if replace else _rename(partial, path)
         sync(path.parent)
     except (OSError, SafetensorError) as error:  # safetensors reports a full disk as its own error
         raise UserError(
@@ -65,6 +71,21 @@ def write_atomic(path: Path | str, write: Callable[[Path], None]) -> None:
     finally:
         with suppress(OSError):
             partial.unlink()
+
+
+def _rename(partial: Path, path: Path) -> None:
+    """Rename, unless there is a file of that name, be it one that another process writes at this moment."""
+    try:
+        if os.name == "nt":
+            os.rename(partial, path)  # which replaces nothing on Windows
+        else:
+            os.link(partial, path)
+    except FileExistsError:
+        raise Taken(path) from None
+    except OSError:  # a disk without links
+        if path.exists():
+            raise Taken(path) from None
+        os.replace(partial, path)
 
 
 def sweep(folder: Path) -> None:
@@ -113,23 +134,44 @@ def read_tensors(path: Path | str) -> tuple[dict[str, Tensor], dict[str, str]]:
     Raises UserError for a missing, truncated, foreign or enormous file, and for one with two tensors of a name.
     """
     path = Path(path)
+    with _opened(path) as file:
+        # Cloned, because a mapped tensor changes or dies with the file under it.
+        tensors = {name: file.get_tensor(name).clone() for name in file.keys()}
+        metadata = dict(file.metadata() or {})
+    _check_names(path)
+    if odd := [name for name, tensor in tensors.items() if tensor.is_complex()]:
+        raise UserError(f"{path}: {odd[0]} holds complex numbers; the file is nothing of b4m's")
+    return tensors, metadata
+
+
+def read_header(path: Path | str) -> tuple[dict[str, tuple[str, tuple[int, ...]]], dict[str, str]]:
+    """Dtype and shape of each tensor of a safetensors file, and its metadata; no tensor is read.
+
+    Dtypes are named as in the file: "F16". Raises UserError as `read_tensors` does.
+    """
+    path = Path(path)
+    with _opened(path) as file:
+        parts = {name: file.get_slice(name) for name in file.keys()}
+        entries = {name: (part.get_dtype(), tuple(part.get_shape())) for name, part in parts.items()}
+        metadata = dict(file.metadata() or {})
+    _check_names(path)
+    return entries, metadata
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[Any]:
+    """The file, mapped and of a size that is allowed; what goes wrong with it is a UserError."""
     if not os.path.isfile(path):  # unlike Path.is_file: False also for a name that no file can have
         found = "is a folder" if os.path.isdir(path) else "does not exist"
         raise UserError(f"{path}: {found}; give the path of a .safetensors file")
     _check_sizes(path)
     try:
         with safe_open(path, framework="pt", device="cpu") as file:
-            # Cloned, because a mapped tensor changes or dies with the file under it.
-            tensors = {name: file.get_tensor(name).clone() for name in file.keys()}
-            metadata = dict(file.metadata() or {})
+            yield file
     except (OSError, SafetensorError, ValueError, RuntimeError, AttributeError) as error:
         raise UserError(
             f"{path}: not a whole safetensors file ({reason(error)}); copy or download it again"
         ) from error
-    _check_names(path)
-    if odd := [name for name, tensor in tensors.items() if tensor.is_complex()]:
-        raise UserError(f"{path}: {odd[0]} holds complex numbers; the file is nothing of b4m's")
-    return tensors, metadata
 
 
 def _check_sizes(path: Path) -> None:

@@ -22,6 +22,7 @@ from ..data.images import open_pictures
 from ..files.lora import triggers
 from ..files.opening import open_any
 from ..sampling.attach import attach
+from ..sampling.prompts import say_notes
 from ..sampling.sample import SAMPLES_AT_ONCE, drawn_with, open_for, sample_with, save_png
 from .extractors import Extractor, load_extractor
 from .manifest import ASPECTS, Shot, in_plain_words, read_manifest, write_manifest
@@ -244,6 +245,7 @@ def draw_missing(config: EvaluateConfig, shots: Sequence[Shot]) -> None:
     ]
     missing = [each for each in asked if not _is_drawn(*each, settings)]
     if missing:
+        say_notes([*config.prompts, config.negative_prompt])
         backbone = open_for(config)
         attach(backbone, config.content_file, config.style_file, config.lora_file)
         bar = tqdm(total=len(shots), initial=len(shots) - len(missing), desc="drawing")

@@ -4,14 +4,13 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import torch
-from diffusers import EulerDiscreteScheduler
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 from torch import Tensor
 
 from ..backbones.protocol import Backbone
 from ..backbones.registry import open_backbone
-from ..config.fields import deciding
+from ..config.fields import deciding, sides
 from ..config.sampling import DrawnWith
 from ..core.errors import UserError
 from ..core.storage import write_atomic
@@ -29,13 +28,13 @@ def sample(
     seeds: Sequence[int],
     steps: int = 25,
     guidance: float = 5.0,
-    size: int | None = None,
+    size: int | str | None = None,
     content_strength: float = 1.0,
     style_strength: float = 1.0,
     negative_prompt: str | None = None,
     embeddings: dict[str, Tensor] | None = None,
 ) -> list[Image.Image]:
-    """One image per prompt and seed (lists of one length), `size` pixels wide and high.
+    """One image per prompt and seed (lists of one length), of `size` pixels: a side, or "1216x832".
 
     An image starts from its own seed's noise, whatever else is in its batch. Euler steps as in the paper.
     embeddings: `encode_guided` of the prompts, for a backbone whose text encoders are gone.
@@ -44,11 +43,12 @@ def sample(
     if len(prompts) != len(seeds):
         raise ValueError(f"{len(prompts)} prompts for {len(seeds)} seeds")
     pipe = backbone.pipe
-    size = size or pipe.unet.config.sample_size * pipe.vae_scale_factor
-    backbone.check_size(size, "--size")
+    width, height = sides(size or pipe.unet.config.sample_size * pipe.vae_scale_factor)
+    for side in (width, height):
+        backbone.check_size(side, "--size")
     kwargs = dials(backbone, content_strength, style_strength)
-    scheduler, pipe.scheduler = pipe.scheduler, EulerDiscreteScheduler.from_config(pipe.scheduler.config)
-    at_once = max(1, min(SAMPLES_AT_ONCE, PIXELS_AT_ONCE // size**2))
+    scheduler, pipe.scheduler = pipe.scheduler, backbone.sampler(steps)
+    at_once = max(1, min(SAMPLES_AT_ONCE, PIXELS_AT_ONCE // (width * height)))
     images = []
     try:
         for start in range(0, len(prompts), at_once):
@@ -61,8 +61,8 @@ def sample(
                 **encoded,
                 num_inference_steps=steps,
                 guidance_scale=guidance,
-                height=size,
-                width=size,
+                height=height,
+                width=width,
                 generator=[torch.Generator().manual_seed(seed) for seed in seeds[some]],
                 output_type="latent",
                 cross_attention_kwargs=kwargs,
@@ -119,9 +119,9 @@ def drawn_with(config: DrawnWith) -> dict[str, str]:
     return {name: str(value) for name, value in values.items() if value is not None}
 
 
-def save_png(path: Path, image: Image.Image, facts: dict[str, str]) -> None:
-    """Write one PNG with `facts` as its text entries, atomically."""
+def save_png(path: Path, image: Image.Image, facts: dict[str, str], replace: bool = True) -> None:
+    """Write one PNG with `facts` as its text entries, atomically. Raises Taken as `write_atomic` does."""
     info = PngInfo()
     for name, value in facts.items():
         info.add_itxt(name, value)
-    write_atomic(path, lambda partial: image.save(partial, "PNG", pnginfo=info))
+    write_atomic(path, lambda partial: image.save(partial, "PNG", pnginfo=info), replace)

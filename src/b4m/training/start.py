@@ -14,6 +14,7 @@ from ..config.training import TrainConfig
 from ..data.findings import brief, quoted
 from ..data.summary import summarise
 from ..methods.protocol import Learner, Task
+from ..sampling.prompts import notes
 
 
 @dataclass(frozen=True)
@@ -40,6 +41,8 @@ def start(config: TrainConfig, task: Task, accelerator: Accelerator, say: Callab
     prompt = config.preview_prompt or task.preview_prompt
     embeddings = None
     if config.preview_every:
+        for note in notes([prompt]):
+            say(f"note: {note}")
         cut = backbone.cut_off([prompt])
         if rest := cut.words[0]:
             say(
