@@ -93,7 +93,7 @@ class Backbone(Protocol):
     def encode_guided(self, prompts: Sequence[str], negative: str | None) -> dict[str, Tensor]:
         """The embeddings of guided sampling, named as in the pipeline's call, in the denoiser's dtype."""
 
-    def image_conditions(self, image: Picture, size: int) -> Conditions:
+    def image_conditions(self, image: Picture) -> Conditions:
         """What the denoiser is told of a training image of `size` pixels, without the dimension of samples."""
 
     def encode_images(self, pixels: Tensor) -> Tensor:

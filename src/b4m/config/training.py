@@ -34,6 +34,10 @@ class TrainConfig:
         "white",
         choices=("white", "mask"),
     )
+    buckets: bool = setting(
+        "images keep the one of SDXL's shapes that is closest to theirs, of as many pixels as the square",
+        False,
+    )
     steps: int = setting("optimizer steps", 1000, low=1)
     target_rows: int = setting("samples of each target concept in every micro-batch", 1, low=1)
     gradient_accumulation: int = setting("micro-batches per optimizer step", 4, low=1)

@@ -69,7 +69,7 @@ class FactorLearner(DenoisingLearner):
     def attention(self, batch: Batch) -> dict[str, Any]:
         if self.content_samples is None:
             return {"content_samples": None}
-        return {"content_samples": min(max(self.content_samples - batch.first, 0), len(batch.images))}
+        return {"content_samples": sum(place < self.content_samples for place in batch.places)}
 
     def learns_from(self, sample: int) -> set[str]:
         if self.content_samples is None:

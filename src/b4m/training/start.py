@@ -31,7 +31,10 @@ class Ready:
 def start(config: TrainConfig, task: Task, accelerator: Accelerator, say: Callable[[str], None]) -> Ready:
     """Load, adapt, say what was given, encode, move. Raises UserError for a base model or files that cannot be used."""
     backbone = open_backbone(config.base_model, config.vae, config.mixed_precision)
-    backbone.check_size(config.resolution, "--resolution")
+    for side in sorted(
+        {config.resolution, *(side for image in task.inputs.images for side in image.pixels.shape[1:])}
+    ):
+        backbone.check_size(side, "--resolution" if side == config.resolution else "--buckets: a side of")
     learner = task.start(backbone)
     summary = summarise(task.inputs, backbone.cut_off(task.inputs.prompts))
     say("\n".join(summary.lines))
