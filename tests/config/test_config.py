@@ -429,7 +429,7 @@ def test_what_other_settings_do_not_decide():
         "shard",
         "skip_not_finite",
         "preview_every",
-        "preview_prompt",
+        "preview_prompts",
         "checkpoint_every",
         "tracker",
     }

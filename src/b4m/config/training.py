@@ -91,8 +91,8 @@ class TrainConfig:
     preview_every: int = setting(
         "draw sample images every so many steps (0: never)", 0, low=0, affects_result=False
     )
-    preview_prompt: str | None = setting(
-        "prompt of the sample images (default: the concept's own)", None, affects_result=False
+    preview_prompts: tuple[str, ...] = setting(
+        "prompts of the sample images, one or more (default: the concept's own)", (), affects_result=False
     )
     checkpoint_every: int = setting(
         "save the state every so many steps (0: only when stopped or done)", 100, low=0, affects_result=False
@@ -100,7 +100,7 @@ class TrainConfig:
     tracker: str = setting(
         "where the loss curves go besides log.jsonl",
         "none",
-        choices=("none", "tensorboard"),
+        choices=("none", "tensorboard", "wandb"),
         affects_result=False,
     )
 

@@ -104,7 +104,7 @@ class Loop:
         """Around a learner on its device; its state is the one that `progress` has found."""
         self.config, self.accelerator, self.inputs, self.mark = config, accelerator, inputs, mark
         self.learner, self.cache = ready.learner, ready.cache
-        self.preview_prompt, self.embeddings = ready.preview_prompt, ready.embeddings
+        self.preview_prompts, self.embeddings = ready.preview_prompts, ready.embeddings
         self.progress, self.book, self.step = progress, book, progress.step
         self.is_target = inputs.is_target.to(accelerator.device)
         self.train_timesteps = len(self.learner.backbone.alphas_cumprod)
@@ -249,13 +249,15 @@ class Loop:
         if (main or self.config.shard) and (again or not path.exists()):
             images = sample(
                 self.learner.backbone,
-                [self.preview_prompt],
-                [self.config.seed],
+                self.preview_prompts,
+                [self.config.seed] * len(self.preview_prompts),
                 size=self.config.resolution,
                 embeddings=self.embeddings,
             )
             if main:
-                save_png(path, grid(images, 1), {"prompt": self.preview_prompt, "step": str(taken)})
+                labels = self.preview_prompts if len(images) > 1 else ()
+                facts = {"prompt": "\n".join(self.preview_prompts), "step": str(taken)}
+                save_png(path, grid(images, len(images), column_labels=labels), facts)
 
     def save_state(self) -> None:
         """All that the next step depends on. Raises UserError rather than keep weights that are not finite."""
