@@ -208,9 +208,18 @@ class Partners(TrainConfig):
     partner_lr: float = setting(
         "learning rate of the other factor, which the partners train", 1e-5, low=0, high=1000
     )
+    prodigy: bool = setting(
+        "let the Prodigy optimizer find the learning rate, which --lr and --partner-lr then multiply (1 is usual)",
+        False,
+    )
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        if self.prodigy and self.lr != self.partner_lr:
+            raise UserError(
+                f"--prodigy finds one rate for both factors, and --lr is {self.lr:g}, --partner-lr "
+                f"{self.partner_lr:g}: give both the same value (1 is usual)"
+            )
         if self.partner_prompts and len(self.partner_prompts) != len(self.partner_dirs):
             raise UserError(
                 f"--partner-prompts has {len(self.partner_prompts)} captions for "
