@@ -20,7 +20,7 @@ def generate(config: GenerateConfig) -> list[Path]:
 def draw(config: GenerateConfig) -> list[Image.Image]:
     """Every prompt with every seed, a prompt's images side by side."""
     backbone = open_for(config)
-    attach(backbone, config.content_file, config.style_file, config.lora_file)
+    attach(backbone, config.content_file, config.style_file, config.lora_file, config.strict)
     asked = list(product(config.prompts, config.seeds))
     return sample_with(backbone, config, [prompt for prompt, _ in asked], [seed for _, seed in asked])
 
