@@ -17,7 +17,7 @@ from conftest import picture, tiny_sd15_pipeline
 from hypothesis import HealthCheck, Phase, given, seed, settings
 from hypothesis import strategies as st
 from PIL import ImageCms
-from safetensors.torch import save
+from safetensors.torch import save, save_file
 
 from b4m.apps.info import describe
 from b4m.backbones import single_file
@@ -433,6 +433,123 @@ def test_lora_reader(cases, tmp_path):
         describe(path)
 
     hammer(cases, st.one_of(damaged(lora_files(tmp_path)), headers(), headers()), attempt)
+
+
+# LoRA files of other tools
+
+
+ENDS = (
+    "lora_A.weight",
+    "lora_B.weight",
+    "lora_down.weight",
+    "lora_up.weight",
+    "lora_mid.weight",
+    "alpha",
+    "dora_scale",
+)
+ENDS += (
+    "lora_magnitude_vector",
+    "hada_w1_a",
+    "hada_w1_b",
+    "hada_w2_a",
+    "hada_w2_b",
+    "hada_t1",
+    "lokr_w1",
+    "lokr_w2",
+)
+ENDS += ("lokr_w2_a", "lokr_w2_b", "lokr_t2", "oft_blocks", "diff", "weight")
+STARTS = (
+    "unet.mid_block.attentions.0.proj_in",
+    "lora_unet_mid_block_resnets_0_conv1",
+    "base_model.model.conv_in",
+    "diffusion_model.input_blocks.4.1.proj_in",
+    "lora_te1_text_model_encoder_layers_0_mlp_fc1",
+    "transformer.single_transformer_blocks.0.attn.to_k",
+    "x" * 400,
+)
+
+
+def elsewhere() -> st.SearchStrategy[dict[str, torch.Tensor]]:
+    """Tensors under the names of other tools, in shapes that need not go together."""
+    shapes = st.sampled_from(
+        [(4, 2), (2, 4), (4, 2, 1, 1), (2, 4, 3, 3), (2, 2), (4, 1), (1, 4), (4,), (), (0, 4), (2, 0)]
+    )
+    dtypes = st.sampled_from(
+        [torch.float32] * 4 + [torch.float16, torch.float8_e4m3fn, torch.int64, torch.bool]
+    )
+    tensor = st.builds(lambda shape, dtype: torch.ones(shape).to(dtype), shapes, dtypes)
+    few = st.lists(st.sampled_from(STARTS), min_size=1, max_size=3, unique=True)
+    fitting = {"lora_down.weight": (2, 4), "lora_up.weight": (4, 2), "hada_w1_a": (4, 2), "hada_w2_a": (4, 2),
+               "hada_w1_b": (2, 4), "hada_w2_b": (2, 4), "lokr_w1": (2, 2), "lokr_w2": (2, 2)}  # fmt: skip
+
+    @st.composite
+    def draw(choose):
+        whole = choose(st.sampled_from(["", "lora_", "hada_", "lokr_"]))
+        ends = choose(
+            st.lists(st.sampled_from(ENDS), min_size=not whole, max_size=1 if whole else 5, unique=True)
+        )
+        loose = {f"{start}.{end}": choose(tensor) for start in choose(few) for end in ends}
+        start = choose(st.sampled_from(STARTS[:4]))
+        return loose | {
+            f"{start}.{end}": torch.ones(shape)
+            for end, shape in fitting.items()
+            if whole and end.startswith(whole)
+        }
+
+    return draw()
+
+
+@tier(5000, 150)
+def test_reader_of_what_other_tools_write(cases, tmp_path):
+    path = tmp_path / "x.safetensors"
+
+    def attempt(tensors: dict[str, torch.Tensor]):
+        save_file(tensors, path)
+        try:
+            describe(path)
+        finally:
+            opened = open_any(path)
+            for up, down in opened.layers.values():
+                assert up.shape[1] == down.shape[0] > 0 and up.isfinite().all() and down.isfinite().all()
+            assert opened.contents.sizes and opened.kind == opened.contents.kind
+
+    hammer(cases, elsewhere(), attempt)
+
+
+# peft's settings
+
+
+VALUES = st.sampled_from(
+    [None, 4, 8, 0, -1, 0.5, 1e999, "4", "x", True, [], ["to_q"], {}, {"to_q": 2}, {"(a+)+": 2}, {"": "x"}]
+)
+SETTINGS = "r lora_alpha alpha rank_pattern alpha_pattern use_rslora use_dora peft_type bias init_lora_weights".split()
+SETTINGS += ["target_modules", "modules_to_save", "lora_bias", "something_new", "unet.r", "unet.lora_alpha"]
+
+
+def configs() -> st.SearchStrategy[bytes]:
+    """adapter_config.json: of a writer who knows its names, or damaged."""
+    loose = st.dictionaries(st.sampled_from(SETTINGS), VALUES, max_size=6)
+    near = st.tuples(loose, st.sampled_from([{}, {"r": 4, "lora_alpha": 8, "peft_type": "LORA"}]))
+    written = near.map(lambda pair: json.dumps({**pair[1], **pair[0]}).encode())
+    good = json.dumps({"r": 4, "lora_alpha": 8, "rank_pattern": {}, "alpha_pattern": {"conv_in": 2}}).encode()
+    return st.one_of(
+        written, written, damaged([good]), st.sampled_from([b"", b"[" * 10**5, b"null", b"\xff\xfe{"])
+    )
+
+
+@tier(5000, 150)
+def test_adapter_config_reader(cases, tmp_path):
+    path = tmp_path / "adapter_model.safetensors"
+    name = f"base_model.model.{LAYERS[0]}"
+    save_file({f"{name}.lora_A.weight": torch.ones(4, 6), f"{name}.lora_B.weight": torch.ones(6, 4)}, path)
+
+    def attempt(data: bytes):
+        (tmp_path / "adapter_config.json").write_bytes(data)
+        ((up, down),) = load_lora(path)[0].values()
+        assert up.isfinite().all() and (up == up[0, 0]).all() and (down == 1).all()
+        describe(tmp_path)
+
+    hammer(cases, configs(), attempt)
 
 
 # concept files

@@ -235,7 +235,7 @@ GOOD = {UP: entry(0, 8, [2, 1]), DOWN: entry(8, 16, [1, 2])}
         ({**GOOD, DOWN: entry(8, 16, [2**40, 2])}, bytes(16), "not a whole"),
         ({**GOOD, DOWN: entry(8, 2**62, [2**60])}, bytes(16), "not a whole"),
         ({**GOOD, "x": entry(16, 24, [], "C64")}, bytes(24), "complex"),
-        ({**GOOD, "__metadata__": {"a": 1}}, bytes(16), "not a whole"),
+        ({**GOOD, "__metadata__": ["a", 1]}, bytes(16), "not a whole"),
         (json.dumps(GOOD)[:-1].encode() + b"," + json.dumps(GOOD)[1:].encode(), bytes(16), "two entries named unet"),
         (b'{"__metadata__":{"a":"1","a":"2"},' + json.dumps(GOOD)[1:].encode(), bytes(16), "two entries named a"),
         (b'{"a":' * 9999, b"", "not a whole"),

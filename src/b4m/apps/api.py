@@ -141,7 +141,7 @@ class Model:
 
     def _attach(self) -> None:
         config = self._resolve({})
-        attach(self._backbone, config.content_file, config.style_file, config.lora_file)
+        attach(self._backbone, config.content_file, config.style_file, config.lora_file, config.strict)
 
 
 def _train(job: type[TrainConfig], preset: str | None, config: File | None, settings: dict[str, Any]) -> Path:

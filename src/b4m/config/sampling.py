@@ -7,7 +7,8 @@ from ..core.errors import UserError
 from .fields import InputPath, ModelName, OutputPath, Size, check, flag, setting
 from .presets import MODEL, SDXL
 
-ANY_LORA = "a fused file of the second stage, or any other LoRA file"
+ANY_LORA = "a fused file of the second stage, or any other LoRA file or folder"
+STRICT = "refuse a LoRA file of which not everything can be used"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -21,6 +22,7 @@ class DrawnWith:
     content_file: InputPath | None = setting("a content file; with a style file the two are composed", None)
     style_file: InputPath | None = setting("a style file; with a content file the two are composed", None)
     lora_file: InputPath | None = setting(ANY_LORA, None)
+    strict: bool = setting(STRICT, False, affects_result=False)
     negative_prompt: str | None = setting("negative prompt", None)
     steps: int = setting("denoising steps (Euler)", 25, low=1, high=1000)
     guidance: float = setting("classifier-free guidance scale", 5.0, low=0, high=1000)

@@ -20,7 +20,7 @@ from ..data.findings import lines
 from ..data.folder import look
 from ..data.images import open_pictures
 from ..files.lora import triggers
-from ..files.opening import open_any
+from ..files.opening import open_any, sources
 from ..sampling.attach import attach
 from ..sampling.prompts import say_notes
 from ..sampling.sample import SAMPLES_AT_ONCE, drawn_with, open_for, sample_with, save_png
@@ -247,7 +247,7 @@ def draw_missing(config: EvaluateConfig, shots: Sequence[Shot]) -> None:
     if missing:
         say_notes([*config.prompts, config.negative_prompt])
         backbone = open_for(config)
-        attach(backbone, config.content_file, config.style_file, config.lora_file)
+        attach(backbone, config.content_file, config.style_file, config.lora_file, config.strict)
         bar = tqdm(total=len(shots), initial=len(shots) - len(missing), desc="drawing")
         for start in range(0, len(missing), SAMPLES_AT_ONCE):
             some = missing[start : start + SAMPLES_AT_ONCE]
@@ -265,9 +265,12 @@ def _drawn_with(config: EvaluateConfig) -> dict[str, str]:
     settings = drawn_with(config)
     for name in ("content_file", "style_file", "lora_file"):
         if name in settings:
+            digest = hashlib.sha256()
             try:
-                with open(settings[name], "rb") as file:
-                    settings[f"{name}_sha256"] = hashlib.file_digest(file, "sha256").hexdigest()
+                for source in sources(settings[name]):
+                    with source.open("rb") as file:
+                        hashlib.file_digest(file, lambda digest=digest: digest)
+                settings[f"{name}_sha256"] = digest.hexdigest()
             except OSError as error:
                 raise UserError(
                     f"{settings[name]}: cannot be read ({error.strerror}); give a file"

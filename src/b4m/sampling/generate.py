@@ -47,7 +47,7 @@ def draw(config: GenerateConfig) -> list[Drawn]:
     """Every prompt with every seed, a prompt's images side by side."""
     say_notes([*config.prompts, config.negative_prompt])
     backbone = open_for(config)
-    attach(backbone, config.content_file, config.style_file, config.lora_file)
+    attach(backbone, config.content_file, config.style_file, config.lora_file, config.strict)
     asked = list(product(config.prompts, config.seeds))
     images = sample_with(backbone, config, *map(list, zip(*asked, strict=True)))
     return [Drawn(image, *each) for image, each in zip(images, asked, strict=True)]
