@@ -35,7 +35,13 @@ CONTENT = {"content_dir": "c", "partner_dirs": ("s1", "s2")}
 STYLE = {"style_dir": "s", "partner_dirs": ("c1", "c2")}
 BOTH = {"content_dir": "c", "style_dir": "s"}
 SECOND = {**BOTH, "content_file": "b", "style_file": "d"}
-GIVEN = {ContentConfig: CONTENT, StyleConfig: STYLE, SecondConfig: SECOND, JointConfig: BOTH}
+ONE_RATE = {"lr": 0.001, "partner_lr": 0.001}  # as --prodigy wants it
+GIVEN = {
+    ContentConfig: CONTENT | ONE_RATE,
+    StyleConfig: STYLE | ONE_RATE,
+    SecondConfig: SECOND,
+    JointConfig: BOTH,
+}
 
 
 # presets, file and flags
@@ -374,7 +380,7 @@ def altered(config: object) -> dict[str, object]:
 
 @pytest.mark.parametrize("cls", [*GIVEN, Heard])
 def test_resuming_follows_from_the_flag(cls):
-    config = resolve(cls, **GIVEN.get(cls, CONTENT))
+    config = resolve(cls, **GIVEN.get(cls, CONTENT | ONE_RATE))
     names = {f.name for f in deciding(cls)}
     kept = settings_of(config, {}, 1)
     assert kept.keys() == {"stage", "processes", *names}
@@ -390,7 +396,7 @@ def test_resuming_follows_from_the_flag(cls):
 @pytest.mark.parametrize("cls", [*GIVEN, Heard, GenerateConfig])
 def test_the_key_of_a_study_follows_from_the_flag(cls):
     drawn = {"prompts": "x", "seeds": (1, 2), "best": 1, **BOTH}
-    config = resolve(cls, **{GenerateConfig: drawn, Heard: CONTENT, **GIVEN}[cls])
+    config = resolve(cls, **{GenerateConfig: drawn, Heard: CONTENT | ONE_RATE, **GIVEN}[cls])
     names = {f.name for f in deciding(cls, paths=True)}
     for name, changed in altered(config).items():
         assert (_key(changed) != _key(config)) == (name in names), name
@@ -429,7 +435,7 @@ def test_what_other_settings_do_not_decide():
         "shard",
         "skip_not_finite",
         "preview_every",
-        "preview_prompt",
+        "preview_prompts",
         "checkpoint_every",
         "tracker",
     }

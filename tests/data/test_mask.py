@@ -74,7 +74,8 @@ def test_the_cache_has_the_share_of_each_latent(tiny_base, tmp_path, names):
     inputs = read_inputs([Group("content", paths, "a bear")], 16, "crop", "mask")
     cache = encode(open_backbone(tiny_base), inputs.images, inputs.prompts)
     if names == "b":
-        assert cache.mask is None
+        assert cache.masks is None
         return
-    assert cache.mask.shape == (2, 1, *cache.latents.shape[2:]) and (cache.mask[1] == 1).all()
-    assert (cache.mask[0, ..., :4] == 0).all() and (cache.mask[0, ..., 4:] == 1).all()
+    first, second = cache.masks
+    assert first.shape == second.shape == (1, *cache.latents[0].shape[1:]) and (second == 1).all()
+    assert (first[..., :4] == 0).all() and (first[..., 4:] == 1).all()

@@ -82,8 +82,13 @@ def test_loss_is_equation_12(targets):
 
 @pytest.mark.parametrize("at_once", [1, 2, 4, 5, 9])
 def test_parts_are_all_samples_in_order(at_once):
-    parts = [list(range(5))[part] for part in in_parts(5, at_once)]
+    parts = in_parts(["square"] * 5, at_once)
     assert sum(parts, []) == list(range(5)) and max(map(len, parts)) == min(at_once, 5)
+
+
+def test_parts_have_one_shape_each_and_keep_the_order_within_it():
+    assert in_parts("abaab", None) == [[0, 2, 3], [1, 4]]
+    assert in_parts("abaab", 2) == [[0, 2], [3], [1, 4]]
 
 
 @pytest.mark.parametrize("prediction_type", ["epsilon", "v_prediction"])

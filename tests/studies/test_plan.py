@@ -133,7 +133,7 @@ FREE = {
     "shard": True,
     "skip_not_finite": 3,
     "preview_every": 5,
-    "preview_prompt": "another",
+    "preview_prompts": ("another",),
     "checkpoint_every": 7,
 }
 

@@ -22,7 +22,7 @@ def separate_passes(loop: Loop) -> dict[str, list[torch.Tensor]]:
     """Gradients of Eq. 12, one pass per sample; those of the target to one factor, the partners' to the other."""
     learner, cache, seed, step = loop.learner, loop.cache, loop.config.seed, loop.step
     backbone, alphas = learner.backbone, learner.backbone.alphas_cumprod
-    shape = cache.latents.shape[1:]
+    shape = cache.latents[0].shape
     noise, timesteps = draw_noise(seed, step, range(loop.inputs.samples), shape, len(alphas))
     gradients = {}
     for kind in FACTORS:
@@ -30,7 +30,7 @@ def separate_passes(loop: Loop) -> dict[str, list[torch.Tensor]]:
         samples = loop.inputs.is_target if kind == loop.config.stage else ~loop.inputs.is_target
         for sample in samples.nonzero()[:, 0].tolist():
             image = torch.tensor([loop.inputs.picked(seed, step)[sample]])
-            x, e, t = cache.latents[image], noise[[sample]], timesteps[[sample]]
+            x, e, t = cache.latents[image][None], noise[[sample]], timesteps[[sample]]
             noisy = add_noise(x, e, t, alphas).to(backbone.denoiser.dtype)
             out = backbone.denoiser(noisy, t, **backbone.arguments(cache.conditions(image))).sample
             target = regression_target(x, e, t, alphas, backbone.prediction_type)

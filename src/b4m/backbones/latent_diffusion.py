@@ -208,7 +208,7 @@ class LatentDiffusion:
         levels = ((pixels.clamp(-1, 1) + 1) * 127.5).round().to("cpu", torch.uint8)
         return [Image.fromarray(image.permute(1, 2, 0).numpy()) for image in levels]
 
-    def image_conditions(self, image: Picture, size: int) -> Conditions:
+    def image_conditions(self, image: Picture) -> Conditions:
         return {}
 
     def arguments(self, conditions: Conditions) -> dict[str, Any]:

@@ -93,8 +93,8 @@ class Backbone(Protocol):
     def encode_guided(self, prompts: Sequence[str], negative: str | None) -> dict[str, Tensor]:
         """The embeddings of guided sampling, named as in the pipeline's call, in the denoiser's dtype."""
 
-    def image_conditions(self, image: Picture, size: int) -> Conditions:
-        """What the denoiser is told of a training image of `size` pixels, without the dimension of samples."""
+    def image_conditions(self, image: Picture) -> Conditions:
+        """What the denoiser is told of a training image, without the dimension of samples."""
 
     def encode_images(self, pixels: Tensor) -> Tensor:
         """Images (k, 3, H, W) in [-1, 1] -> normalized latents (k, c, h, w) float32."""

@@ -49,9 +49,9 @@ class SDXL(LatentDiffusion):
         hidden, _, pooled, _ = self._encode(prompts, do_classifier_free_guidance=False)
         return {"hidden": hidden, "pooled": pooled}
 
-    def image_conditions(self, image: Picture, size: int) -> Conditions:
+    def image_conditions(self, image: Picture) -> Conditions:
         """time_ids (6,): original height, width; crop's top, left; target height, width."""
-        values = [*image.original_size, *image.crop_top_left, size, size]
+        values = [*image.original_size, *image.crop_top_left, *image.pixels.shape[-2:]]
         return {"time_ids": torch.tensor(values, dtype=torch.float32)}
 
     def arguments(self, conditions: Conditions) -> dict[str, Any]:

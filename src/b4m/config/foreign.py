@@ -22,7 +22,7 @@ RENAMED = {
     "snr_gamma": "min_snr_gamma",
     "checkpoint_every": "checkpointing_steps save_every_n_steps",
     "preview_every": "validation_steps sample_every_n_steps",
-    "preview_prompt": "validation_prompt sample_prompts",
+    "preview_prompts": "validation_prompt sample_prompts",
     "prompt": "instance_prompt",
     "content_trigger": "trigger_word",
     "style_trigger": "trigger_word",

@@ -34,6 +34,10 @@ class TrainConfig:
         "white",
         choices=("white", "mask"),
     )
+    buckets: bool = setting(
+        "images keep the one of SDXL's shapes that is closest to theirs, of as many pixels as the square",
+        False,
+    )
     steps: int = setting("optimizer steps", 1000, low=1)
     target_rows: int = setting("samples of each target concept in every micro-batch", 1, low=1)
     gradient_accumulation: int = setting("micro-batches per optimizer step", 4, low=1)
@@ -87,8 +91,8 @@ class TrainConfig:
     preview_every: int = setting(
         "draw sample images every so many steps (0: never)", 0, low=0, affects_result=False
     )
-    preview_prompt: str | None = setting(
-        "prompt of the sample images (default: the concept's own)", None, affects_result=False
+    preview_prompts: tuple[str, ...] = setting(
+        "prompts of the sample images, one or more (default: the concept's own)", (), affects_result=False
     )
     checkpoint_every: int = setting(
         "save the state every so many steps (0: only when stopped or done)", 100, low=0, affects_result=False
@@ -96,7 +100,7 @@ class TrainConfig:
     tracker: str = setting(
         "where the loss curves go besides log.jsonl",
         "none",
-        choices=("none", "tensorboard"),
+        choices=("none", "tensorboard", "wandb"),
         affects_result=False,
     )
 
@@ -204,9 +208,18 @@ class Partners(TrainConfig):
     partner_lr: float = setting(
         "learning rate of the other factor, which the partners train", 1e-5, low=0, high=1000
     )
+    prodigy: bool = setting(
+        "let the Prodigy optimizer find the learning rate, which --lr and --partner-lr then multiply (1 is usual)",
+        False,
+    )
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        if self.prodigy and self.lr != self.partner_lr:
+            raise UserError(
+                f"--prodigy finds one rate for both factors, and --lr is {self.lr:g}, --partner-lr "
+                f"{self.partner_lr:g}: give both the same value (1 is usual)"
+            )
         if self.partner_prompts and len(self.partner_prompts) != len(self.partner_dirs):
             raise UserError(
                 f"--partner-prompts has {len(self.partner_prompts)} captions for "

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from ..core.errors import UserError
 from ..core.where import locate
+from .buckets import bucket
 from .captions import Caption, find_captions
 from .decode import WHITE, Decoded, decode, read_bytes
 from .findings import Finding
@@ -56,10 +57,13 @@ def load_folder(folder: Path | str, size: int, fit: str = "crop") -> list[Pictur
     return read_folder(folder, size, fit).pictures
 
 
-def read_folder(folder: Path | str, size: int, fit: str = "crop", alpha: str = "white") -> Loaded:
+def read_folder(
+    folder: Path | str, size: int, fit: str = "crop", alpha: str = "white", buckets: bool = False
+) -> Loaded:
     """`load_folder`, with what was left out of the folder, and what is odd about its images and captions.
 
-    `alpha` "mask": images have a mask of what is opaque, and is no padding.
+    `alpha` "mask": images have a mask of what is opaque, and is no padding. `buckets`: images have the shape of
+    `data.buckets` that is closest to their own, in place of the square.
     """
     if size < 1 or fit not in FITS:
         raise UserError(f"images of size {size} with fit {fit!r}: expected 1 or more, and one of {FITS}")
@@ -67,7 +71,7 @@ def read_folder(folder: Path | str, size: int, fit: str = "crop", alpha: str = "
     captions, findings = find_captions(found)
     pictures = []
     for path in found.images:
-        picture, notes = _load(path, captions.get(path), size, fit, alpha)
+        picture, notes = _load(path, captions.get(path), size, fit, alpha, buckets)
         pictures.append(picture)
         findings += [Finding(path, note) for note in notes]
     return Loaded(pictures, [*found.left_out, *findings])
@@ -84,13 +88,16 @@ def picture_files(folder: Path) -> Sequence[Path]:
 
 
 def _load(
-    path: Path, caption: Caption | None, size: int, fit: str, alpha: str
+    path: Path, caption: Caption | None, size: int, fit: str, alpha: str, buckets: bool
 ) -> tuple[Picture, tuple[str, ...]]:
     """The image, and what the user should know of it."""
     data = read_bytes(path)
     image = decode(path, data)
-    square, crop_top_left = _fit_crop(image.rgb, size) if fit == "crop" else _fit_pad(image.rgb, size, WHITE)
-    pixels = torch.from_numpy(np.asarray(square, dtype=np.float32) / 127.5 - 1.0)  # (H, W, 3)
+    shape = bucket(image.rgb.height, image.rgb.width, size) if buckets else (size, size)
+    fitted, crop_top_left = (
+        _fit_crop(image.rgb, shape) if fit == "crop" else _fit_pad(image.rgb, shape, WHITE)
+    )
+    pixels = torch.from_numpy(np.asarray(fitted, dtype=np.float32) / 127.5 - 1.0)  # (H, W, 3)
     picture = Picture(
         path=path,
         caption=caption.text if caption else None,
@@ -98,17 +105,17 @@ def _load(
         pixels=pixels.permute(2, 0, 1).contiguous(),
         original_size=(image.rgb.height, image.rgb.width),
         crop_top_left=crop_top_left,
-        mask=_mask(path, image, size, fit) if alpha == "mask" else None,
+        mask=_mask(path, image, shape, fit) if alpha == "mask" else None,
         caption_from=caption.source if caption else "",
     )
     return picture, (*image.notes, *([ON_WHITE] if image.alpha and alpha == "white" else []))
 
 
-def _mask(path: Path, image: Decoded, size: int, fit: str) -> Tensor | None:
-    """(1, size, size) float32 in [0, 1]; None where it would be 1 everywhere. Raises UserError where it would be 0."""
+def _mask(path: Path, image: Decoded, shape: tuple[int, int], fit: str) -> Tensor | None:
+    """(1, *shape) float32 in [0, 1]; None where it would be 1 everywhere. Raises UserError where it would be 0."""
     opaque = image.alpha or Image.new("L", image.rgb.size, 255)
-    square = _fit_crop(opaque, size)[0] if fit == "crop" else _fit_pad(opaque, size, 0)[0]
-    mask = torch.from_numpy(np.asarray(square, dtype=np.float32) / 255)[None]
+    fitted = _fit_crop(opaque, shape)[0] if fit == "crop" else _fit_pad(opaque, shape, 0)[0]
+    mask = torch.from_numpy(np.asarray(fitted, dtype=np.float32) / 255)[None]
     if mask.max() == 0:
         raise UserError(
             f"{path}: --fit crop leaves nothing but transparent parts; use --fit pad, or cut it yourself"
@@ -116,23 +123,28 @@ def _mask(path: Path, image: Decoded, size: int, fit: str) -> Tensor | None:
     return mask if mask.min() < 1 else None
 
 
-def _fit_crop(image: Image.Image, size: int) -> tuple[Image.Image, tuple[int, int]]:
-    """Short side to `size`, centre cut out; and the (y, x) of the cut in the resized image."""
-    scale = size / min(image.size)
-    width, height = (max(size, round(side * scale)) for side in image.size)
-    left, top = (width - size) // 2, (height - size) // 2
+def _fit_crop(image: Image.Image, shape: tuple[int, int]) -> tuple[Image.Image, tuple[int, int]]:
+    """Scaled to cover `shape` (height, width), the centre cut out; and the (y, x) of the cut in the scaled image."""
+    high, wide = shape
+    scale = max(high / image.height, wide / image.width)
+    width, height = max(wide, round(image.width * scale)), max(high, round(image.height * scale))
+    left, top = (width - wide) // 2, (height - high) // 2
     # Only the cut is computed: an image of 1 x 100,000 pixels would grow out of memory otherwise.
     across, down = image.width / width, image.height / height  # source pixels per result pixel
-    box = (left * across, top * down, (left + size) * across, (top + size) * down)
+    box = (left * across, top * down, (left + wide) * across, (top + high) * down)
     box = (*box[:2], min(box[2], image.width), min(box[3], image.height))
-    return image.resize((size, size), Image.Resampling.LANCZOS, box=box), (top, left)
+    return image.resize((wide, high), Image.Resampling.LANCZOS, box=box), (top, left)
 
 
-def _fit_pad(image: Image.Image, size: int, ground: Any) -> tuple[Image.Image, tuple[int, int]]:
-    """Long side to `size`, centred on the colour `ground`; nothing is cut, so the crop offset is (0, 0)."""
-    scale = size / max(image.size)
-    width, height = (min(size, max(1, round(side * scale))) for side in image.size)
-    canvas = Image.new(image.mode, (size, size), ground)
+def _fit_pad(image: Image.Image, shape: tuple[int, int], ground: Any) -> tuple[Image.Image, tuple[int, int]]:
+    """Scaled to fit into `shape`, centred on the colour `ground`; nothing is cut, so the crop offset is (0, 0)."""
+    high, wide = shape
+    scale = min(high / image.height, wide / image.width)
+    width, height = (
+        min(wide, max(1, round(image.width * scale))),
+        min(high, max(1, round(image.height * scale))),
+    )
+    canvas = Image.new(image.mode, (wide, high), ground)
     whole = image.resize((width, height), Image.Resampling.LANCZOS)
-    canvas.paste(whole, ((size - width) // 2, (size - height) // 2))
+    canvas.paste(whole, ((wide - width) // 2, (high - height) // 2))
     return canvas, (0, 0)

@@ -89,7 +89,9 @@ class Inputs:
         return {"pictures": [image.sha256 for image in self.images], "captions": self.prompts}
 
 
-def read_inputs(groups: Sequence[Group], size: int, fit: str, alpha: str = "white") -> Inputs:
+def read_inputs(
+    groups: Sequence[Group], size: int, fit: str, alpha: str = "white", buckets: bool = False
+) -> Inputs:
     """Read and check the images and captions of `groups`, contents first. Raises UserError, naming the file."""
     images: list[Picture] = []
     prompts: list[str] = []
@@ -98,7 +100,7 @@ def read_inputs(groups: Sequence[Group], size: int, fit: str, alpha: str = "whit
     for group in sorted(
         groups, key=lambda group: KINDS.index(group.kind)
     ):  # stable: partners keep their order
-        loaded = [read_folder(path, size, fit, alpha) for path in group.paths]
+        loaded = [read_folder(path, size, fit, alpha, buckets) for path in group.paths]
         found = [image for each in loaded for image in each.pictures]
         indices = tuple(range(len(images), len(images) + len(found)))
         sources.append(Source(group.kind, group.partner, indices, group.samples, group.trigger))

@@ -1,6 +1,6 @@
 """Eq. 12 of the paper: noise and timesteps per sample, the denoising loss per sample, and its sum over samples."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 
 import torch
 from torch import Tensor
@@ -85,9 +85,16 @@ def sample_weights(is_target: Tensor) -> Tensor:
     return (kinds / kinds.sum(1, keepdim=True).clamp(min=1)).sum(0)
 
 
-def in_parts(samples: int, at_once: int) -> list[slice]:
-    """The samples of a batch in runs of at most `at_once`: their gradients add up to the batch's."""
-    return [slice(first, min(first + at_once, samples)) for first in range(0, samples, at_once)]
+def in_parts(shapes: Sequence[Hashable], at_once: int | None) -> list[list[int]]:
+    """The samples of a batch, by their places, in runs of one shape and of at most `at_once` (None: of any length).
+
+    Their gradients add up to the batch's.
+    """
+    places: dict[Hashable, list[int]] = {}
+    for place, shape in enumerate(shapes):
+        places.setdefault(shape, []).append(place)
+    at_once = at_once or len(shapes)
+    return [same[i : i + at_once] for same in places.values() for i in range(0, len(same), at_once)]
 
 
 def objective(

@@ -20,7 +20,7 @@ from ..maths.adapter import Adapter
 from ..maths.plp import FACTORS
 from ..maths.riemannian import RiemannianAdamW, RiemannianSGD
 from .denoising import DenoisingTask
-from .factors import AttachedFactors, FactorLearner, concept_of, save_concepts, save_fused, spec_of
+from .factors import AttachedFactors, FactorLearner, concept_of, prodigy, save_concepts, save_fused, spec_of
 from .protocol import Pair, Task
 
 OTHER = {"content": "style", "style": "content"}
@@ -43,6 +43,9 @@ class StageOne(DenoisingTask):
 
 class StageOneLearner(FactorLearner):
     """Keeps the factor of its own kind; the partners' is given up."""
+
+    def optimizer(self) -> torch.optim.Optimizer:
+        return prodigy(self) if self.config.prodigy else super().optimizer()
 
     def save(self, folder: Path, facts: Mapping[str, str]) -> None:
         config, kind = self.config, self.config.stage

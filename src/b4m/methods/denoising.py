@@ -47,7 +47,7 @@ class DenoisingTask:
             for kind, prompt in prompts.items()
         ]
         groups += self._partners(partner)
-        self.inputs = read_inputs(groups, config.resolution, config.fit, config.alpha)
+        self.inputs = read_inputs(groups, config.resolution, config.fit, config.alpha, config.buckets)
 
     def facts(self) -> dict[str, Any]:
         return self.inputs.facts()
