@@ -31,7 +31,7 @@ from b4m.evaluation.settings import EvaluateConfig, InspectConfig
 from b4m.files.concept import load_concept, save_concept
 from b4m.files.lora import load_lora
 from b4m.files.settings import ExportConfig, SplitConfig
-from b4m.studies.settings import StudyConfig
+from b4m.studies.settings import LibraryConfig, StudyConfig
 from b4m.training.loop import train
 
 ROOT = Path(__file__).parent.parent
@@ -53,6 +53,7 @@ WORKING = {
     GenerateConfig: {"prompts": ("x",)},
     EvaluateConfig: {"lora_file": "l", "prompts": ("x",), "content_dir": "c", "style_dir": "s"},
     StudyConfig: {"study": "joint"},
+    LibraryConfig: {"build": "examples/configs/library/world.yaml"},
     InspectConfig: {"file": "f"},
     BenchConfig: {},
     DoctorConfig: {},

@@ -20,7 +20,7 @@ from ..config.training import ContentConfig, JointConfig, SecondConfig, StyleCon
 from ..core.errors import UserError
 from ..evaluation.settings import EvaluateConfig, InspectConfig
 from ..files.settings import ExportConfig, SplitConfig
-from ..studies.settings import StudyConfig
+from ..studies.settings import LibraryConfig, StudyConfig
 from .doctor import DoctorConfig, doctor
 
 
@@ -94,6 +94,12 @@ COMMANDS = {
         "b4m study table1-ablations --dry-run",
         StudyConfig,
         argument="study",
+    ),
+    "library": Command(
+        "Learn every content and style of a library once, draw all pairs, score them; a gallery and an index.",
+        "b4m library examples/configs/library/world.yaml --dry-run",
+        LibraryConfig,
+        argument="build",
     ),
     "inspect": Command(
         "Look inside a content, a style or a LoRA: size and rank of each block of each layer, as a picture.",
@@ -313,6 +319,10 @@ def _do(config: Any) -> None:
                 if folder
                 else "another process writes the results"
             )
+        case LibraryConfig():
+            from ..studies.library import library
+
+            print(library(config) or "another process writes the gallery")
         case BenchConfig():
             from ..benchmarking.bench import bench
             from ..benchmarking.report import shown
@@ -344,6 +354,11 @@ def _dry_run(config: Any) -> None:
         case StudyConfig():
             quiet()
             from ..studies.run import dry_run
+
+            return print(dry_run(config))
+        case LibraryConfig():
+            quiet()
+            from ..studies.library import dry_run
 
             return print(dry_run(config))
     print(to_yaml(config), end="")

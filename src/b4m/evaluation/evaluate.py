@@ -177,6 +177,14 @@ def provenance(extractors: Extractors) -> dict[str, Any]:
 def evaluate(config: EvaluateConfig) -> dict[str, Any]:
     """The job behind `b4m evaluate`: images of a manifest, or drawn first; what results.json holds comes back.
 
+    As `score_all`.
+    """
+    return score_all(config)[1]
+
+
+def score_all(config: EvaluateConfig) -> tuple[list[dict[str, Any]], dict[str, Any]]:
+    """The records of all images, as `score` gives them, and what results.json holds.
+
     Continues where it was stopped: whole images of the same settings and features already computed are kept.
     Raises UserError; models and names are checked before anything is drawn.
     """
@@ -205,7 +213,7 @@ def evaluate(config: EvaluateConfig) -> dict[str, Any]:
     records = score(shots, extractors)
     summary = summarise(records, config.baseline)
     made = {**provenance(extractors), "settings": _drawn_with(config) if not config.pictures else {}}
-    return write_results(output, records, summary, shots, made)
+    return records, write_results(output, records, summary, shots, made)
 
 
 def planned(config: EvaluateConfig) -> list[Shot]:

@@ -67,7 +67,7 @@ class Study:
         for name, value in named.items():
             if not value:
                 raise UserError(f"{name}: empty; a study needs at least one")
-        rows = {name: _build(Row, row or {}, f"row {name!r}") for name, row in self.rows.items()}
+        rows = {name: build(Row, row or {}, f"row {name!r}") for name, row in self.rows.items()}
         object.__setattr__(self, "rows", rows)
         for label in self.labels.values():
             if isinstance(label, list) and len(label) != len(self.prompts):
@@ -124,15 +124,21 @@ def _expand(name: str, paths: tuple[str, ...]) -> tuple[str, ...]:
 
 def read_study(path: Path | str, subjects: str | None = None) -> Study:
     """The study in a YAML file, on its own subjects or on those in another file. Raises UserError."""
+    return build(Study, read_values(path, subjects), str(path))
+
+
+def read_values(path: Path | str, subjects: str | None = None) -> dict[str, Any]:
+    """The settings in a YAML file over those of the subjects that it names. Raises UserError."""
     values = read_yaml(path)
     own = values.pop("subjects", None)
     if own is not None and not isinstance(own, str):
         raise UserError(f"{path}: subjects {own!r}: expected the name of a YAML file")
     file = subjects or own
-    return _build(Study, {**(read_yaml(file) if file else {}), **values}, str(path))
+    return {**(read_yaml(file) if file else {}), **values}
 
 
-def _build(cls: type, values: Any, where: str) -> Any:
+def build(cls: type, values: Any, where: str) -> Any:
+    """Settings of class `cls` from what stands in a file. Raises UserError, led by `where`."""
     if not isinstance(values, dict):
         raise UserError(f"{where}: expected lines of the form 'name: value'")
     known = [f.name for f in fields(cls)]

@@ -3,11 +3,11 @@
 import hashlib
 import json
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, fields, replace
 from itertools import product
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from ..config.fields import deciding
 from ..config.resolve import resolve
@@ -60,19 +60,58 @@ class Drawing:
         found = {name: getattr(self.config, name) for name in ("content_file", "style_file", "lora_file")}
         return {name: path for name, path in found.items() if path}
 
+    image: Callable[[int, str, int], str]  # file name by number of the prompt, prompt and seed
+
     @property
-    def asked(self) -> tuple[tuple[int, str, int], ...]:
-        """(number of the prompt, the prompt, seed) of every image."""
+    def asked(self) -> tuple["Asked", ...]:
+        """Every image, a prompt's side by side."""
         asked = product(enumerate(self.config.prompts), self.config.seeds)
-        return tuple((number, prompt, seed) for (number, prompt), seed in asked)
+        return tuple(
+            Asked(number, prompt, seed, self.folder / self.image(number, prompt, seed))
+            for (number, prompt), seed in asked
+        )
+
+    @property
+    def left(self) -> tuple["Asked", ...]:
+        """The images that are not drawn yet: the folder's name says what they are drawn with."""
+        return tuple(each for each in self.asked if not each.file.exists())
+
+
+class Asked(NamedTuple):
+    """One image of a drawing."""
+
+    number: int  # of the prompt
+    prompt: str
+    seed: int
+    file: Path
+
+
+class Names:
+    """How a study calls its work: by settings and by paths as they are written."""
+
+    def key(self, config: TrainConfig | GenerateConfig, made: Mapping[str, str]) -> str:
+        """Of the settings that decide the result. made: path of the result of every planned training -> its key."""
+        return _key(config)
+
+    def check(self, training: Training, made: Mapping[str, str]) -> None:
+        """Raises UserError for a training that is no longer what its folder's name says."""
+
+    def concept(self, study: Study, folder: str) -> str:
+        """Of a reference folder, as part of a folder's name."""
+        return Path(folder).name
+
+    def image(self, number: int, prompt: str, seed: int) -> str:
+        """File name of an image."""
+        return f"{number:02d}_seed{seed}.png"
 
 
 class Plan:
     """All trainings of a study, each once however many rows and pairs use it, and all its drawings."""
 
-    def __init__(self, study: Study, root: Path) -> None:
-        self.study, self.root = study, root
+    def __init__(self, study: Study, root: Path, names: Names | None = None) -> None:
+        self.study, self.root, self.names = study, root, names or Names()
         self.trainings: dict[str, Training] = {}
+        self.made: dict[str, str] = {}  # path of a training's result -> its key
         # By row and section: what the settings of its trainings are called.
         self.read: defaultdict[tuple[str, str], set[str]] = defaultdict(set)
         self.drawings: list[Drawing] = []
@@ -107,12 +146,13 @@ class Plan:
     def train(self, job: type[TrainConfig], name: str, needs: tuple[Path, ...], **settings: Any) -> Path:
         """The result of the training with these settings: a new one, or the one that is planned already."""
         config = resolve(job, self.study.preset, **settings)
-        key = _key(config)
+        key = self.names.key(config, self.made)
         folder = self.root / "trained" / f"{job.stage}-{name}-{key}"
         training = self.trainings.get(key)
         if training is None:
             config = replace(config, output_dir=str(folder))
             training = self.trainings[key] = Training(config, needs)
+            self.made[str(training.result)] = key
         self.jobs.setdefault(folder, training)
         return training.result
 
@@ -132,8 +172,10 @@ class Plan:
             seeds=self.study.seeds,
             **{**shared, **{k: str(v) for k, v in files.items()}, **self.study.generate, **row.generate},
         )
-        folder = self.root / "pictures" / f"{Path(content).name}-{Path(style).name}-{_key(config)}"
-        return Drawing(name, seed, content, style, replace(config, output_dir=str(folder)))
+        shown = "-".join(self.names.concept(self.study, folder) for folder in (content, style))
+        folder = self.root / "pictures" / f"{shown}-{self.names.key(config, self.made)}"
+        config = replace(config, output_dir=str(folder))
+        return Drawing(name, seed, content, style, config, self.names.image)
 
     def triggers(self) -> dict[str, str]:
         """The words that call a content and a style, by kind."""
@@ -170,7 +212,7 @@ class PairOf:
         given = {
             **study.settings,
             **getattr(study, section),
-            **self._references(asked, everything),
+            **self._references(job, asked, everything),
             "seed": self.seed,
             **getattr(row, section),
         }
@@ -179,7 +221,7 @@ class PairOf:
         files = {name: str(value) if isinstance(value, Path) else value for name, value in settings.items()}
         return self.plan.train(job, "all" if everything else self._name(asked), needs, **given, **files)
 
-    def _references(self, asked: set[str], everything: bool) -> dict[str, Any]:
+    def _references(self, job: type[TrainConfig], asked: set[str], everything: bool) -> dict[str, Any]:
         """The images that the job's settings ask for, and what they are called."""
         study, row, found = self.plan.study, self.row, {}
         for kind, folder in (("content", self.content), ("style", self.style)):
@@ -191,13 +233,16 @@ class PairOf:
             found[f"{kind}_dir"] = _first(folder, getattr(row, f"{kind}_pictures"))
             found[f"{kind}_class"] = study.word(folder)
         if "partner_dirs" in asked:
-            partners = study.partner_styles if "content_dir" in asked else study.partner_contents
+            name = "partner_styles" if "content_dir" in asked else "partner_contents"
+            if not (partners := getattr(study, name)) and "partner_dirs" in job.needs:
+                raise UserError(f"{name}: none given; a {job.stage} is learned beside some (five are usual)")
             found["partner_dirs"] = partners[: row.partners]
         return found
 
     def _name(self, asked: set[str]) -> str:
         shown = {"content_dir": self.content, "style_dir": self.style}
-        return "-".join(Path(folder).name for name, folder in shown.items() if name in asked)
+        name = self.plan.names.concept
+        return "-".join(name(self.plan.study, folder) for key, folder in shown.items() if key in asked)
 
 
 def _key(config: TrainConfig | GenerateConfig) -> str:

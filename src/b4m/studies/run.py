@@ -4,6 +4,7 @@ import json
 import time
 from pathlib import Path
 from statistics import median
+from typing import Any
 
 import torch
 from tqdm import tqdm
@@ -11,20 +12,23 @@ from tqdm import tqdm
 from ..backbones.protocol import Backbone
 from ..config.fields import InputPath, OutputPath
 from ..config.presets import PRESETS
+from ..config.sampling import GenerateConfig
 from ..core.errors import Busy
 from ..core.lock import exclusive
-from ..core.storage import write_text
+from ..core.storage import sweep, write_text
 from ..core.where import locate
-from ..evaluation.evaluate import evaluate
+from ..evaluation.evaluate import score_all
 from ..evaluation.manifest import Shot, in_plain_words, write_manifest
 from ..evaluation.report import tables
 from ..evaluation.settings import EvaluateConfig
 from ..sampling.attach import attach
-from ..sampling.sample import open_for, sample_with, save_png
+from ..sampling.sample import SAMPLES_AT_ONCE, drawn_with, open_for, sample_with, save_png
 from ..training.loop import train
 from .file import read_study
 from .plan import Drawing, Plan, Training
 from .settings import StudyConfig
+
+Job = Training | tuple[Drawing, ...]
 
 POLL = 5.0  # seconds between looks at work that another process has in hand
 
@@ -36,12 +40,17 @@ def _plan(config: StudyConfig) -> Plan:
 def dry_run(config: StudyConfig) -> str:
     """What the study means, in lines: how many trainings and images, how many are done, how many hours are left."""
     plan = _plan(config)
+    return "\n".join([plan.study.title, f"rows: {', '.join(plan.study.rows)}", *forecast(plan)])
+
+
+def forecast(plan: Plan) -> list[str]:
+    """What there is to train and to draw, what each costs, and the hours that are left; a line each."""
     left = dict.fromkeys(dict(plan.costs()), 0)
     for training in plan.trainings.values():
         left[training.config.stage] += not training.result.exists()
-    left["picture"] = sum(len(drawing.asked) for drawing in _drawings(plan) if not _done(drawing).exists())
-    each = {**plan.study.seconds, **_seconds(plan)}
-    lines = [plan.study.title, f"rows: {', '.join(plan.study.rows)}"]
+    left["picture"] = sum(len(drawing.left) for drawing in _drawings(plan))
+    each = {**plan.study.seconds, **seconds_of(plan)}
+    lines = []
     for name, count in plan.costs():
         cost = f"{each[name]:.1f} s each" if name in each else "cost not known yet"
         lines.append(f"{name:8} {count:6}, {left[name]:6} to do, {cost}")
@@ -49,7 +58,7 @@ def dry_run(config: StudyConfig) -> str:
         total = f"not known before one of each is done ({', '.join(unknown)})"
     else:
         total = f"{sum(count * each.get(name, 0) for name, count in left.items()) / 3600:.1f}"
-    return "\n".join([*lines, f"hours left, one process: {total}"])
+    return [*lines, f"hours left, one process: {total}"]
 
 
 def study(config: StudyConfig) -> Path | None:
@@ -59,33 +68,57 @@ def study(config: StudyConfig) -> Path | None:
     is done is not done again. Raises UserError; SystemExit(128 + n) after signal n, nothing lost.
     """
     plan = _plan(config)
-    easel = Easel()
-    todo = list(plan.jobs.values())
-    with tqdm(total=len(todo), desc=config.name, unit="job") as bar:
-        while todo:
-            left = []
-            for job in todo:
-                if _do(easel, job):
-                    bar.update()
-                else:
-                    left.append(job)
-            if len(left) == len(todo):
-                time.sleep(POLL)
-            todo = left
+    work(plan, config.name)
     try:
         return _results(config, plan)
     except Busy:
         return None
 
 
-def _do(easel: "Easel", job: Training | Drawing) -> bool:
+def work(plan: Plan, name: str) -> None:
+    """Do all jobs of the plan that are not done, beside whatever processes do the same; back when none is left."""
+    easel = Easel()
+    todo = jobs_of(plan)
+    with tqdm(total=len(todo), desc=name, unit="job") as bar:
+        while todo:
+            left = []
+            for job in todo:
+                if _do(plan, easel, job):
+                    bar.update()
+                else:
+                    left.append(job)
+            if len(left) == len(todo):
+                time.sleep(POLL)
+            todo = left
+
+
+def jobs_of(plan: Plan) -> list[Job]:
+    """Trainings and pairs, in an order in which they can be done.
+
+    All drawings of a pair with the same files are one job: the files are put on the base model once.
+    """
+    jobs: dict[Any, Any] = {}
+    for job in plan.jobs.values():
+        if isinstance(job, Training):
+            jobs[job.folder] = job
+        else:
+            pair = (job.training_seed, job.content, job.style, *job.files.items(), *_base(job.config))
+            jobs[pair] = (*jobs.get(pair, ()), job)
+    return list(jobs.values())
+
+
+def _do(plan: Plan, easel: "Easel", job: Job) -> bool:
     """Whether the job is done now; not if it waits for another, or another process has it in hand."""
     try:
-        if isinstance(job, Drawing):
-            return _done(job).exists() or (_made(job) and easel.draw(job))
+        if not isinstance(job, Training):
+            for drawing in job:
+                if drawing.left and not (_made(drawing) and easel.draw(drawing)):
+                    return False
+            return True
         if not job.result.exists():
             if not all(path.exists() for path in job.needs):
                 return False
+            plan.names.check(job, plan.made)
             fresh = not (job.folder / "state").exists()
             result = train(job.config)
             if fresh and result.seconds:  # of a run that was interrupted they would say too little
@@ -100,34 +133,50 @@ def _made(drawing: Drawing) -> bool:
     return all(Path(path).exists() for path in drawing.files.values())
 
 
+def _base(config: GenerateConfig) -> tuple[str | None, ...]:
+    """What the base model is opened with."""
+    return config.base_model, config.vae, config.mixed_precision
+
+
 class Easel:
-    """The base model, loaded once for all that are drawn on the same one."""
+    """The base model and the files on it, loaded once for all that is drawn with the same ones."""
 
     def __init__(self) -> None:
         self.backbone: Backbone | None = None
         self.opened: tuple = ()  # what `backbone` was made of
+        self.files: dict[str, str] | None = None  # what is on it
 
     def draw(self, drawing: Drawing) -> bool:
-        """The images of one drawing, and a mark that they are whole. -> True. Raises Busy, UserError."""
-        config, folder, asked = drawing.config, drawing.folder, drawing.asked
+        """The images of one drawing that are not there yet. -> True. Raises Busy, UserError."""
+        config, folder = drawing.config, drawing.folder
         with exclusive(folder):
-            wanted = (config.base_model, config.vae, config.mixed_precision)
-            if self.backbone is None or self.opened != wanted:
-                self.backbone, self.opened = open_for(config), wanted
+            sweep(folder)
+            if not (left := drawing.left):  # another process has been faster
+                return True
             started = time.perf_counter()
-            attach(self.backbone, config.content_file, config.style_file, config.lora_file, config.strict)
-            pictures = sample_with(
-                self.backbone, config, [text for _, text, _ in asked], [seed for *_, seed in asked]
-            )
-            for (number, text, seed), picture in zip(asked, pictures, strict=True):
-                save_png(
-                    folder / _name(number, seed),
-                    picture,
-                    {"prompt": text, "seed": str(seed), **drawing.files},
+            backbone = self._with(drawing)
+            for start in range(0, len(left), SAMPLES_AT_ONCE):
+                some = left[start : start + SAMPLES_AT_ONCE]
+                pictures = sample_with(
+                    backbone, config, [each.prompt for each in some], [each.seed for each in some]
                 )
-            seconds = (time.perf_counter() - started) / len(pictures)
-            write_text(_done(drawing), json.dumps({"seconds": round(seconds, 3)}, indent=1))
+                for each, picture in zip(some, pictures, strict=True):
+                    facts = {"prompt": each.prompt, "seed": str(each.seed), **drawn_with(config)}
+                    save_png(each.file, picture, facts)
+            seconds = (time.perf_counter() - started) / len(left)
+            write_text(_cost(drawing), json.dumps({"seconds": round(seconds, 3)}, indent=1))
         return True
+
+    def _with(self, drawing: Drawing) -> Backbone:
+        """The base model with the drawing's files on it."""
+        config, wanted = drawing.config, _base(drawing.config)
+        if self.backbone is None or self.opened != wanted:
+            self.backbone, self.opened, self.files = open_for(config), wanted, None
+        if self.files != drawing.files:
+            self.files = None  # should one of them be refused
+            attach(self.backbone, config.content_file, config.style_file, config.lora_file, config.strict)
+            self.files = drawing.files
+        return self.backbone
 
 
 def _drawings(plan: Plan) -> list[Drawing]:
@@ -135,20 +184,16 @@ def _drawings(plan: Plan) -> list[Drawing]:
     return [job for job in plan.jobs.values() if isinstance(job, Drawing)]
 
 
-def _name(number: int, seed: int) -> str:
-    return f"{number:02d}_seed{seed}.png"
-
-
-def _done(drawing: Drawing) -> Path:
-    """Exists once all images of the drawing do."""
+def _cost(drawing: Drawing) -> Path:
+    """What an image of the drawing has cost."""
     return drawing.folder / "seconds.json"
 
 
-def _seconds(plan: Plan) -> dict[str, float]:
+def seconds_of(plan: Plan) -> dict[str, float]:
     """Median seconds of each stage, and of an image, over what has been done."""
     found: dict[str, list[float]] = {}
     marks = [(t.config.stage, t.folder / "seconds.json") for t in plan.trainings.values()]
-    for name, path in [*marks, *(("picture", _done(drawing)) for drawing in _drawings(plan))]:
+    for name, path in [*marks, *(("picture", _cost(drawing)) for drawing in _drawings(plan))]:
         if path.exists():
             found.setdefault(name, []).append(json.loads(path.read_text(encoding="utf-8"))["seconds"])
     return {name: median(values) for name, values in found.items()}
@@ -158,17 +203,8 @@ def _results(config: StudyConfig, plan: Plan) -> Path:
     """Score all images as `b4m evaluate` does, and say what each stage cost. Raises Busy, UserError."""
     study, folder = plan.study, Path(config.output_dir) / "results" / config.name
     with exclusive(folder):
-        write_manifest(folder, _shots(plan))
-        settings = {**PRESETS[study.preset]["evaluate"], **study.evaluate}
-        scored = evaluate(
-            EvaluateConfig(
-                **settings,
-                pictures=InputPath(str(folder)),
-                output_dir=OutputPath(str(folder)),
-                baseline=next(iter(study.rows)),
-            )
-        )
-        seconds = _seconds(plan)
+        _, scored = score_drawn(plan, folder, baseline=next(iter(study.rows)))
+        seconds = seconds_of(plan)
         write_text(
             folder / "seconds.json",
             json.dumps({"seconds": seconds, "threads": torch.get_num_threads()}, indent=1),
@@ -178,6 +214,16 @@ def _results(config: StudyConfig, plan: Plan) -> Path:
         )
         write_text(folder / "results.md", text)
     return folder
+
+
+def score_drawn(
+    plan: Plan, folder: Path, baseline: str | None = None
+) -> tuple[list[dict[str, Any]], dict[str, Any]]:
+    """Score all drawings of the plan into `folder`. -> `evaluate.score_all`'s. Raises UserError."""
+    write_manifest(folder, shots_of(plan))
+    settings = {**PRESETS[plan.study.preset]["evaluate"], **plan.study.evaluate}
+    where = {"pictures": InputPath(str(folder)), "output_dir": OutputPath(str(folder))}
+    return score_all(EvaluateConfig(**settings, **where, baseline=baseline))
 
 
 def timings(seconds: dict[str, float]) -> str:
@@ -198,23 +244,23 @@ def timings(seconds: dict[str, float]) -> str:
     return "\n".join(["| trained | median seconds |", "| --- | --- |", *rows, ""])
 
 
-def _shots(plan: Plan) -> list[Shot]:
+def shots_of(plan: Plan) -> list[Shot]:
     """Every row's images, their prompts in plain words."""
     study = plan.study
     return [
         Shot(
-            file=(drawing.folder / _name(number, seed)).absolute(),
-            prompt=in_plain_words(text, plan.triggers().values()),
-            seed=seed,
+            file=each.file.absolute(),
+            prompt=in_plain_words(each.prompt, plan.triggers().values()),
+            seed=each.seed,
             content=study.word(drawing.content),
             style=study.word(drawing.style),
             content_dir=Path(locate(drawing.content)).absolute(),
             style_dir=Path(locate(drawing.style)).absolute(),
             row=drawing.row,
             training_seed=drawing.training_seed,
-            labels=study.labels_of(drawing.content, drawing.style, number),
+            labels=study.labels_of(drawing.content, drawing.style, each.number),
             leaks=study.leaks_of(drawing.content),
         )
         for drawing in plan.drawings
-        for number, text, seed in drawing.asked
+        for each in drawing.asked
     ]

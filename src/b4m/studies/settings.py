@@ -1,4 +1,4 @@
-"""Settings of `b4m study`."""
+"""Settings of `b4m study` and `b4m library`."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -45,3 +45,23 @@ class StudyConfig:
     def path(self) -> Path:
         named = Path(locate(f"{FOLDER}/{self.study}.yaml"))
         return named if named.exists() else Path(locate(self.study))
+
+
+@dataclass(frozen=True)
+class LibraryConfig:
+    """Settings of one run of a library. Raises UserError for one that is not there."""
+
+    build: InputPath = setting("YAML file of the library: contents, styles, partners, prompts, ...")
+    output_dir: OutputPath = setting(
+        "folder for concepts and images, which libraries share, gallery and index", "outputs/library"
+    )
+
+    def __post_init__(self) -> None:
+        check(self)
+        if not Path(locate(self.build)).is_file():
+            raise UserError(f"build {self.build}: no such file; give the YAML file of a library")
+
+    @property
+    def name(self) -> str:
+        """Of the folder of gallery and index."""
+        return Path(self.build).stem
