@@ -100,13 +100,15 @@ def _question(
     name: Name,
 ) -> Question:
     prompts = {cell.prompt for cell in cells}
+    content, style = _references(material, cells[0].pair, name)
     return Question(
         id=secrets.token_hex(8),
         study=study,
         asked=asked,
         pair=cells[0].pair,
         prompt=prompts.pop() if len(prompts) == 1 else "",
-        **_references(material, cells[0].pair, name),
+        content=content,
+        style=style,
         options=tuple(
             Option(method, tuple(name(method, material.images[cell][method]) for cell in cells))
             for method in methods
@@ -114,12 +116,10 @@ def _question(
     )
 
 
-def _references(material: Material, pair: str, name: Name) -> dict[str, tuple[str, ...]]:
+def _references(material: Material, pair: str, name: Name) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """Names of the content's and of the style's reference images."""
     content, style = material.references[pair]
-    return {
-        "content": tuple(name("", path) for path in content),
-        "style": tuple(name("", path) for path in style),
-    }
+    return tuple(name("", path) for path in content), tuple(name("", path) for path in style)
 
 
 def _some_cells(material: Material, order: random.Random) -> list[Cell]:
@@ -131,7 +131,7 @@ def _some_cells(material: Material, order: random.Random) -> list[Cell]:
 
 def _check(material: Material, study: str, cell: Cell, name: Name) -> Question:
     """An attention check: the first content reference itself, among images that the methods drew."""
-    shown = _references(material, cell.pair, name)
+    content, style = _references(material, cell.pair, name)
     wrong = [Option(method, (name(method, path),)) for method, path in material.images[cell].items()]
     return Question(
         id=secrets.token_hex(8),
@@ -139,8 +139,8 @@ def _check(material: Material, study: str, cell: Cell, name: Name) -> Question:
         asked=CHECK,
         pair=cell.pair,
         prompt="",
-        content=shown["content"][:1],
-        style=shown["style"][:1],
-        options=(Option(REFERENCE, shown["content"][:1]), *wrong[: CHOICES - 1]),
+        content=content[:1],
+        style=style[:1],
+        options=(Option(REFERENCE, content[:1]), *wrong[: CHOICES - 1]),
         right=REFERENCE,
     )

@@ -25,7 +25,6 @@ def figure(numbers: Mapping[str, Any], ours: str, notice: str) -> Any:
         (_shares if study == "alignment" else _beside)(panel, of_study, ours)
         panel.set_title(PANELS[study], fontsize=11, loc="left")
         panel.set_ylim(0, 100)
-        panel.set_ylabel("votes, %")
         panel.grid(axis="y", color="0.9")
         panel.set_axisbelow(True)
         panel.spines[["top", "right"]].set_visible(False)
@@ -49,6 +48,7 @@ def _shares(panel: Any, numbers: Mapping[str, Any], ours: str) -> None:
         )
         _whiskers(panel, kept)
     panel.set_xticks(range(len(numbers)), list(numbers))
+    panel.set_ylabel("votes, %")
     panel.legend(fontsize=8, frameon=False)
 
 
@@ -57,19 +57,18 @@ def _beside(panel: Any, numbers: Mapping[str, Any], ours: str) -> None:
     (found,) = numbers.values()
     rows = list(found["against"].items())
     shares = [100 * row["share"] for _, row in rows]
-    panel.bar(range(len(rows)), shares, 0.6, color=OURS, label=ours)
+    panel.bar(range(len(rows)), shares, 0.6, color=OURS)
     panel.bar(
         range(len(rows)),
         [100 - x for x in shares],
         0.6,
         bottom=shares,
         color=OTHERS[0],
-        label="the other method",
     )
     _whiskers(panel, [(float(place), row) for place, (_, row) in enumerate(rows)])
+    panel.set_ylabel(f"votes for {ours}, %")
     panel.axhline(50, color="white", linewidth=1, linestyle=":")
     panel.set_xticks(range(len(rows)), [_short(name) for name, _ in rows], fontsize=8)
-    panel.legend(fontsize=8, frameon=True, loc="upper right")
 
 
 def _whiskers(panel: Any, rows: Sequence[tuple[float, Mapping[str, Any]]]) -> None:

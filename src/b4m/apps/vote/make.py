@@ -6,6 +6,7 @@ import os
 import secrets
 import shutil
 import uuid
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -69,7 +70,7 @@ def make(config: MakeConfig) -> Path:
         hashes = {
             name: _publish(path, partial / IMAGES / name) for name, path in tqdm(files.items(), desc="images")
         }
-        study = Study(**{**vars(study), "images": hashes})
+        study = replace(study, images=hashes)
         _check_checks(study)
         write_text(partial / FILE, to_json(study))
         os.chmod(partial / FILE, 0o600)  # it knows which image is whose

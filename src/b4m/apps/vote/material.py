@@ -64,13 +64,13 @@ def gather(source: Path | str, only: Sequence[str] = ()) -> Material:
 def _from_manifest(folder: Path) -> Material:
     shots = read_manifest(folder)
     images: dict[Cell, dict[str, Path]] = defaultdict(dict)
-    references = {}
+    references: dict[str, tuple[tuple[Path, ...], tuple[Path, ...]]] = {}
     for shot, training_seed in _beside_each_training(shots):
         pair = f"{shot.content} | {shot.style}"
         cell = Cell(pair, shot.prompt, str(training_seed), f"{shot.seed:020d}")
         images[cell][shot.row] = shot.file
         if pair not in references:
-            references[pair] = tuple(_some(where) for where in (shot.content_dir, shot.style_dir))
+            references[pair] = _some(shot.content_dir), _some(shot.style_dir)
     return Material(tuple(dict.fromkeys(shot.row for shot in shots)), references, images)
 
 

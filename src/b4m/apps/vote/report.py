@@ -25,9 +25,9 @@ TITLES = {  # of what was asked
 SIMULATED = "SIMULATED VOTERS. No person cast these votes; they show what a report looks like."
 HOW = (
     "Share: votes for a method over votes that could have gone to it. Wilson: 95 % interval as if votes were "
-    "independent. Bootstrap: 95 % interval over voters and pairs, each drawn with replacement; the one to trust. Strength: "
-    "Bradley-Terry (Luce's choice model where more than two are shown), all methods' adding up to 1, with a tie of one "
-    "vote between every two that met. Agreement: Krippendorff's alpha, nominal."
+    "independent. Bootstrap: 95 % interval over voters and pairs, each drawn with replacement; the one to "
+    "trust. Strength: Bradley-Terry (Luce's choice model where more than two are shown), all methods' adding "
+    "up to 1, with a tie of one vote between every two that met. Agreement: Krippendorff's alpha, nominal."
 )
 
 

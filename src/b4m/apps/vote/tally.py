@@ -114,7 +114,7 @@ def _power(
         names = tuple(found)[:2]
         together = max(sum(found[name].share.mean for name in names), DIFFERENCE)
     effect = design_effect(votes, *names)
-    needed = ceil(votes_needed(DIFFERENCE, together) * effect)
+    needed = ceil(round(votes_needed(DIFFERENCE, together) * effect, 6))  # a rounding error is no vote
     each = fmean(Counter(vote.voter for vote in votes).values())
     return {
         "between": list(names),
