@@ -25,7 +25,7 @@ def folder(tmp_path_factory):
 
 @pytest.fixture
 def store(folder, tmp_path):
-    store = Store(tmp_path / VOTES, read_study(folder).key)
+    store = Store(tmp_path / VOTES, read_study(folder).key, flush=False)
     yield store
     store.close()
 

@@ -220,7 +220,12 @@ def test_markup_is_shown_as_text(tmp_path):
     source = folders(tmp_path / "source", methods=("m<b>1", "m<b>2"))
     (tmp_path / "consent.txt").write_text(f"{evil}\n\n{evil}")
     made = a_study(
-        tmp_path, source=source, title=f"{evil}'\"&", consent=tmp_path / "consent.txt", studies=("alignment",)
+        tmp_path,
+        source=source,
+        ours=None,
+        title=f"{evil}'\"&",
+        consent=tmp_path / "consent.txt",
+        studies=("alignment",),
     )
     with serving(made) as booth:
         booth.study = type(booth.study)(

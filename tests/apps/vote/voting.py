@@ -2,6 +2,7 @@
 
 import http.client
 import re
+import socket
 import threading
 import time
 from collections.abc import Iterator, Mapping
@@ -9,13 +10,13 @@ from contextlib import contextmanager
 from pathlib import Path
 from urllib.parse import urlencode
 
-import uvicorn
 from conftest import picture
 from PIL import PngImagePlugin
 
 from b4m.apps.vote.access import Access
 from b4m.apps.vote.make import make
 from b4m.apps.vote.questions import VOTES, Study, read_study
+from b4m.apps.vote.serve import web_server
 from b4m.apps.vote.server import Booth
 from b4m.apps.vote.settings import MakeConfig
 from b4m.apps.vote.store import Store
@@ -53,7 +54,14 @@ def a_study(root: Path, **settings) -> Path:
     source = root / "source"
     if not source.exists():
         folders(source)
-    given = {"source": source, "output_dir": root / "study", "set_size": 4, "votes": 50, **settings}
+    given = {
+        "source": source,
+        "output_dir": root / "study",
+        "ours": METHODS[0],
+        "set_size": 4,
+        "votes": 50,
+        **settings,
+    }
     return make(MakeConfig(**{k: str(v) if isinstance(v, Path) else v for k, v in given.items()}))
 
 
@@ -63,15 +71,13 @@ def serving(folder: Path, access: Access | None = None, loopback: bool = True) -
     study = read_study(folder)
     store = Store(folder / VOTES, study.key)
     booth = Booth(study, folder, store, access or Access(), loopback)
-    config = uvicorn.Config(
-        booth.app, "127.0.0.1", 0, log_level="critical", lifespan="off", http="h11", ws="none"
-    )
-    server = uvicorn.Server(config)
-    thread = threading.Thread(target=server.run, daemon=True)
+    server = web_server(booth.app)
+    listening = socket.create_server(("127.0.0.1", 0))
+    booth.port = listening.getsockname()[1]
+    thread = threading.Thread(target=server.run, args=([listening],), daemon=True)
     thread.start()
     while not server.started:
         time.sleep(0.01)
-    booth.port = server.servers[0].sockets[0].getsockname()[1]
     try:
         yield booth
     finally:

@@ -3,6 +3,7 @@
 import socket
 import sys
 from pathlib import Path
+from typing import Any
 
 from ...core.errors import UserError
 from ...core.lock import exclusive
@@ -21,7 +22,7 @@ def serve(config: ServeConfig) -> None:
     folder = Path(config.study)
     study, way = read_study(folder), access(config)
     try:
-        import uvicorn
+        import uvicorn  # noqa: F401 (whether it is there)
 
         from .server import Booth
     except ImportError as error:
@@ -37,23 +38,30 @@ def serve(config: ServeConfig) -> None:
                     print(f"{address}/in/{token}")
             print("Ctrl-C stops it; the same command goes on.", flush=True)
             booth = Booth(study, folder, store, way, config.loopback)
-            settings = uvicorn.Config(
-                booth.app,
-                log_level="warning",
-                access_log=False,  # no address of a voter is written down
-                server_header=False,
-                proxy_headers=False,
-                http="h11",
-                ws="none",
-                lifespan="off",
-                limit_concurrency=MAX_CONNECTIONS,
-                timeout_graceful_shutdown=3,
-            )
-            uvicorn.Server(settings).run(sockets=[listening])
+            web_server(booth.app).run(sockets=[listening])
         finally:
             print(f"{len(store.votes())} votes of {len(store.voters())} voters", file=sys.stderr)
             store.close()
             listening.close()
+
+
+def web_server(app: Any) -> Any:
+    """The uvicorn server that serves an ASGI application: quiet, and writing down no address of a voter."""
+    import uvicorn
+
+    settings = uvicorn.Config(
+        app,
+        log_level="warning",
+        access_log=False,
+        server_header=False,
+        proxy_headers=False,
+        http="h11",
+        ws="none",
+        lifespan="off",
+        limit_concurrency=MAX_CONNECTIONS,
+        timeout_graceful_shutdown=3,
+    )
+    return uvicorn.Server(settings)
 
 
 def _listen(config: ServeConfig) -> socket.socket:

@@ -33,7 +33,7 @@ class Booth:
         )
         # A voter needs seconds for a vote. An address may be a whole room behind one router.
         self.votes = Limit(rate=2, burst=10)
-        self.joins = Limit(rate=1, burst=100)
+        self.joins = Limit(rate=2, burst=300)
         self.passwords = Limit(rate=0.2, burst=20)  # wrong ones
         self.requests = Limit(rate=500, burst=5000)
         routes = [

@@ -26,7 +26,7 @@ def simulate(config: SimulateConfig) -> Path:
     target = folder / FOLDER
     shutil.rmtree(target, ignore_errors=True)
     target.mkdir()
-    store = Store(target / VOTES, study.key)
+    store = Store(target / VOTES, study.key, flush=False)
     try:
         vote_all(study, store, known, config.voters, config.seed)
         return write_report(target, study, store, SIMULATED)

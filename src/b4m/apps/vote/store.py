@@ -55,10 +55,13 @@ class Cast:
 
 
 class Store:
-    """The votes of one study. Safe to use from several threads. Raises UserError for a file that is another study's."""
+    """The votes of one study. Safe to use from several threads. Raises UserError for a file that is another study's.
 
-    def __init__(self, path: Path | str, key: str) -> None:
-        self.path = Path(path)
+    flush: whether a vote is on the disk when it counts; simulated ones need not be.
+    """
+
+    def __init__(self, path: Path | str, key: str, flush: bool = True) -> None:
+        self.path, self._synchronous = Path(path), "FULL" if flush else "OFF"
         self._lock = threading.Lock()
         try:
             self._db = sqlite3.connect(self.path, check_same_thread=False, isolation_level=None)
@@ -70,7 +73,9 @@ class Store:
 
     def _open(self, key: str) -> None:
         self._db.execute("PRAGMA journal_mode = WAL")
-        self._db.execute("PRAGMA synchronous = FULL")  # a commit returns when the vote is on the disk
+        self._db.execute(
+            f"PRAGMA synchronous = {self._synchronous}"
+        )  # FULL: a commit returns when it is on the disk
         self._db.execute("PRAGMA foreign_keys = ON")
         if self._one("PRAGMA user_version") == 0:
             marks = f"INSERT INTO study VALUES ('{_digest(key)}'); PRAGMA user_version = {VERSION};"
