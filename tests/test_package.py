@@ -61,7 +61,7 @@ def test_a_wheel_holds_all_that_a_preset_names(wheel):
     for folder in SHIPPED:
         files = [file for file in (ROOT / "examples" / folder).rglob("*") if file.is_file()]
         assert files and {f"b4m/{file.relative_to(ROOT).as_posix()}" for file in files} <= listed
-    assert {"b4m/py.typed", "b4m/apps/api.py", "b4m/cli.py"} <= listed
+    assert {"b4m/py.typed", "b4m/apps/api.py", "b4m/cli.py", "b4m/apps/vote/page/question.html"} <= listed
     assert f"\nVersion: {b4m.__version__}\n" in metadata
     assert metadata.count("Requires-Dist: torch>=") == 1
 

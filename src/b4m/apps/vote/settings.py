@@ -105,11 +105,10 @@ class SimulateConfig:
 
     def __post_init__(self) -> None:
         check(self)
-        self.known  # noqa: B018 (checked at once)
+        self.known()
 
-    @property
     def known(self) -> dict[str, float]:
-        """The strengths by method."""
+        """The strengths by method. Raises UserError for one that is no positive number."""
         found = {}
         for text in self.strengths:
             name, _, number = text.rpartition("=")

@@ -18,7 +18,7 @@ FOLDER = "simulated"  # beside the real votes, never among them
 def simulate(config: SimulateConfig) -> Path:
     """Let simulated voters answer the whole study, and report on them; the report's folder. Raises UserError."""
     folder = Path(config.study)
-    study, known = read_study(folder), config.known
+    study, known = read_study(folder), config.known()
     if unknown := sorted(known.keys() - set(study.methods)):
         raise UserError(
             f"--strengths {unknown[0]}: no method of this study; it has {', '.join(study.methods)}"
