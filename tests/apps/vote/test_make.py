@@ -1,6 +1,7 @@
 """Making a study: what is compared, from which folders; blind images; refusals that leave nothing behind."""
 
 import json
+import shutil
 from collections import Counter
 from dataclasses import replace
 
@@ -159,6 +160,9 @@ def test_what_cannot_be_made_is_refused_and_nothing_is_left(tmp_path):
     ]
     for settings, words in cases:
         refused(lambda settings=settings: a_study(tmp_path, **settings), words)
+    crowd = folders(tmp_path / "crowd", methods=[f"m{i}" for i in range(13)], pairs=("p",), images=1)
+    refused(lambda: a_study(tmp_path, source=crowd, ours=None), "13 methods")
+    shutil.rmtree(crowd)
     (source / METHODS[0] / "elsewhere").mkdir()
     refused(lambda: a_study(tmp_path), "references/elsewhere")
     (source / METHODS[0] / "elsewhere").rmdir()

@@ -96,6 +96,25 @@ def test_nothing_chosen_is_not_sent_and_back_does_not_vote_twice(page, booth):
     assert "Question 2" in page.text_content(".progress")
 
 
+def test_images_can_be_enlarged_and_leafed_through(page, booth):
+    page.check("input[name=consent]")
+    page.click("button")
+    page.keyboard.press("b")
+    page.keyboard.press("z")
+    shown = page.locator("dialog.large")
+    assert shown.is_visible() and shown.locator("p").text_content().split(",")[0].endswith(" B")
+    first = shown.locator("img").get_attribute("src")
+    page.keyboard.press("ArrowRight")
+    assert shown.locator("img").get_attribute("src") != first
+    page.keyboard.press("Enter")  # sends nothing while an image is open
+    assert booth.store.votes() == []
+    page.keyboard.press("Escape")
+    assert not shown.is_visible()
+    page.locator(".option img").first.dblclick()
+    assert shown.is_visible()
+    page.keyboard.press("Escape")
+
+
 def test_a_narrow_screen_needs_no_sideways_scrolling(page, booth):
     page.set_viewport_size({"width": 320, "height": 640})
     page.check("input[name=consent]")

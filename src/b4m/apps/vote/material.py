@@ -13,6 +13,7 @@ from ...evaluation.manifest import NAME as MANIFEST
 from ...evaluation.manifest import Shot, read_manifest
 
 REFERENCES = "references"
+MAX_METHODS = 12
 SHOWN_REFERENCES = 3  # of a content or a style: more would leave no room for the choices
 LAYOUT = (
     f"put {REFERENCES}/PAIR/content and {REFERENCES}/PAIR/style (an image or a folder of images) and "
@@ -48,6 +49,10 @@ def gather(source: Path | str, only: Sequence[str] = ()) -> Material:
             raise UserError(f"--methods {name!r}: none of {folder}; it has {', '.join(found.methods)}")
     if len(set(methods)) < 2:
         raise UserError(f"{folder}: {len(set(methods))} method; a choice needs two or more")
+    if len(methods) > MAX_METHODS:
+        raise UserError(
+            f"{folder}: {len(methods)} methods, nobody compares more than {MAX_METHODS} at once; choose with --methods"
+        )
     shared = {
         cell: {name: files[name] for name in methods}
         for cell, files in sorted(found.images.items())
