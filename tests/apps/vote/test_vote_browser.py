@@ -70,7 +70,8 @@ def test_the_whole_study_by_keyboard_alone(page, booth):
             page.keyboard.press("Space")
             page.keyboard.press("ArrowDown")
         assert page.locator("input[name=choice]").nth(1).is_checked()
-        page.wait_for_function("[...document.images].every(image => image.complete && image.naturalWidth)")
+        page.wait_for_load_state()
+        assert page.evaluate("[...document.images].every(image => image.complete && image.naturalWidth)")
         with page.expect_navigation():
             page.keyboard.press("Enter")
     assert page.text_content("h1") == "Thank you!"
@@ -78,27 +79,33 @@ def test_the_whole_study_by_keyboard_alone(page, booth):
     assert len(votes) == booth.study.length and all(vote.chosen == vote.shown[1] for vote in votes)
 
 
-def test_nothing_chosen_is_not_sent_and_back_does_not_vote_twice(page, booth):
+def begin(page) -> None:
     page.check("input[name=consent]")
-    page.click("button")
+    send(page)
+
+
+def send(page) -> None:
+    with page.expect_navigation():
+        page.click("button")
+
+
+def test_nothing_chosen_is_not_sent_and_two_windows_do_not_vote_twice(page, booth):
+    begin(page)
     page.keyboard.press("Enter")
     page.click("button")  # the browser itself asks for a choice
     assert booth.store.votes() == []
-    page.locator(".option").first.click()
-    with page.expect_navigation():
-        page.click("button")
-    page.go_back()
-    page.locator(".option").last.click()
-    with page.expect_navigation():
-        page.click("button")
-    assert "answered this before" in page.text_content("h1") and len(booth.store.votes()) == 1
-    page.click("text=Go on")
-    assert "Question 2" in page.text_content(".progress")
+    other = page.context.new_page()
+    other.goto(page.url)
+    for window in (page, other):
+        window.locator(".option").first.click()
+        send(window)
+    assert "answered this before" in other.text_content("h1") and len(booth.store.votes()) == 1
+    other.click("text=Go on")
+    assert "Question 2" in other.text_content(".progress") and "Question 2" in page.text_content(".progress")
 
 
 def test_images_can_be_enlarged_and_leafed_through(page, booth):
-    page.check("input[name=consent]")
-    page.click("button")
+    begin(page)
     page.keyboard.press("b")
     page.keyboard.press("z")
     shown = page.locator("dialog.large")
@@ -117,13 +124,11 @@ def test_images_can_be_enlarged_and_leafed_through(page, booth):
 
 def test_a_narrow_screen_needs_no_sideways_scrolling(page, booth):
     page.set_viewport_size({"width": 320, "height": 640})
-    page.check("input[name=consent]")
-    page.click("button")
+    begin(page)
     for _ in range(booth.study.length):
         assert page.evaluate("document.documentElement.scrollWidth <= window.innerWidth")
         page.locator(".option").last.click()
-        with page.expect_navigation():
-            page.click("button")
+        send(page)
     assert page.text_content("h1") == "Thank you!"
 
 
@@ -131,9 +136,8 @@ def test_without_scripts_it_works_too(chromium, booth):
     context = chromium.new_context(java_script_enabled=False)
     page = context.new_page()
     page.goto(f"http://127.0.0.1:{booth.port}/")
-    page.check("input[name=consent]")
-    page.click("button")
+    begin(page)
     page.locator(".option").first.click()
-    page.click("button")
+    send(page)
     assert "Question 2" in page.text_content(".progress")
     context.close()

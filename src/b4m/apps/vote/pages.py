@@ -10,7 +10,11 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from .questions import WORDINGS, Option, Question, Study
 
 FOLDER = Path(__file__).parent / "page"
-STATIC = {"vote.css": "text/css; charset=utf-8", "vote.js": "text/javascript; charset=utf-8"}
+STATIC = {
+    "vote.css": "text/css; charset=utf-8",
+    "vote.js": "text/javascript; charset=utf-8",
+    "icon.svg": "image/svg+xml",
+}
 AGES = ("under 18", "18 to 29", "30 to 44", "45 to 59", "60 or older")
 EXPERTISE = (
     "I do not make images",

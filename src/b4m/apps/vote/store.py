@@ -62,10 +62,12 @@ class Store:
 
     def __init__(self, path: Path | str, key: str, flush: bool = True) -> None:
         self.path, self._synchronous = Path(path), "FULL" if flush else "OFF"
-        self._lock = threading.Lock()
+        self._lock, self._reading = threading.Lock(), threading.Lock()
         try:
             self._db = sqlite3.connect(self.path, check_same_thread=False, isolation_level=None)
             self._open(key)
+            # Reads go through a connection of their own: they need not wait until somebody's vote is on the disk.
+            self._reader = sqlite3.connect(self.path, check_same_thread=False, isolation_level=None)
         except sqlite3.Error as error:
             raise UserError(
                 f"{self.path}: cannot be used ({reason(error)}); free space, or restore it"
@@ -149,18 +151,20 @@ class Store:
         ]
 
     def close(self) -> None:
-        with self._lock:
+        with self._lock, self._reading:
+            self._reader.close()
             self._db.close()
 
     def _transaction(self) -> "_Transaction":
         return _Transaction(self._db)
 
     def _rows(self, query: str, *values: object) -> list[tuple]:
-        with self._lock:
-            return self._db.execute(query, values).fetchall()
+        with self._reading:
+            return self._reader.execute(query, values).fetchall()
 
     def _one(self, query: str) -> object:
-        return self._rows(query)[0][0]
+        with self._lock:
+            return self._db.execute(query).fetchone()[0]
 
 
 class _Transaction:
