@@ -71,7 +71,9 @@ def test_the_whole_study_by_keyboard_alone(page, booth):
             page.keyboard.press("ArrowDown")
         assert page.locator("input[name=choice]").nth(1).is_checked()
         page.wait_for_load_state()
-        assert page.evaluate("[...document.images].every(image => image.complete && image.naturalWidth)")
+        assert page.evaluate(
+            "[...document.querySelectorAll('main img')].every(image => image.complete && image.naturalWidth)"
+        )
         with page.expect_navigation():
             page.keyboard.press("Enter")
     assert page.text_content("h1") == "Thank you!"

@@ -1,8 +1,12 @@
 """The server: pages for voters, images by name, votes into the store; nothing else can be reached through it."""
 
+import asyncio
 import hashlib
 import sqlite3
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import TypeVar
 from urllib.parse import parse_qs
 
 from starlette.applications import Starlette
@@ -20,6 +24,7 @@ from .questions import IMAGES, Question, Study
 from .store import SecondVote, Store
 
 COOKIE_DAYS = 30
+T = TypeVar("T")
 UNKNOWN = "There is nothing here."
 
 
@@ -31,6 +36,7 @@ class Booth:
         self.cookie = (
             f"vote_{hashlib.sha256(study.key.encode()).hexdigest()[:8]}"  # two studies may share a machine
         )
+        self._writer = ThreadPoolExecutor(1)
         # A voter needs seconds for a vote. An address may be a whole room behind one router.
         self.votes = Limit(rate=2, burst=10)
         self.joins = Limit(rate=2, burst=300)
@@ -97,7 +103,7 @@ class Booth:
             )
         age = form.get("age", "") if form.get("age") in pages.AGES else ""
         expertise = form.get("expertise", "") if form.get("expertise") in pages.EXPERTISE else ""
-        token = await run_in_threadpool(self.store.join, token, age, expertise)
+        token = await self._in_turn(self.store.join, token, age, expertise)
         return self._with_cookie(RedirectResponse("/", 303), token)
 
     async def vote(self, request: Request) -> Response:
@@ -117,7 +123,7 @@ class Booth:
             return self._say(
                 400, "This vote was not stored", "It fits no question that you were asked.", go_on=True
             )
-        return await run_in_threadpool(self._store, voter, question, int(choice))
+        return await self._in_turn(self._store, voter, question, int(choice))
 
     def _store(self, voter: int, question: Question, choice: int) -> Response:
         options = [option.method for option in sides(self.study, voter, question)]
@@ -181,6 +187,10 @@ class Booth:
 
     def failed(self, request: Request, error: Exception) -> Response:
         return PlainTextResponse("Something went wrong here; nothing was stored.", 500)
+
+    async def _in_turn(self, write: Callable[..., T], *values: object) -> T:
+        """Do a write in the one thread for writes: those who wait for the disk keep no thread from those who read."""
+        return await asyncio.get_running_loop().run_in_executor(self._writer, write, *values)
 
     def _within(self, limit: Limit, request: Request) -> bool:
         return limit.allows(request.client.host if request.client else "")
