@@ -1,14 +1,15 @@
-"""How long voters wait: a crowd that clicks in the same instant, again and again, at a server of its own process.
+"""How long voters wait: a crowd that clicks at once, again and again, at a server of its own process.
 
-    python benchmarks/vote.py outputs/vote --voters 50 --rounds 20
+    python benchmarks/vote.py outputs/vote --voters 50 --rounds 20 --within 1
 
-Each round, every voter sends a vote (timed until it is acknowledged: it is on the disk then), then fetches the next
+Each round, every voter, all in the same instant or within so many seconds, sends a vote (timed until it is acknowledged: it is on the disk then), then fetches the next
 page and, as a browser would, those of its images that it has not seen. The votes go into a copy of the study.
 """
 
 import argparse
 import http.client
 import json
+import random
 import re
 import shutil
 import statistics
@@ -47,12 +48,14 @@ class Voter:
             self.cookie = cookie.split(";")[0]
         return text
 
-    def go(self, rounds: int, together: threading.Barrier) -> None:
+    def go(self, rounds: int, together: threading.Barrier, within: float) -> None:
         together.wait()
+        time.sleep(random.uniform(0, within))
         self.ask("join", "POST", "/join", consent="yes")
         page = self.page()
         for _ in range(rounds):
             together.wait()
+            time.sleep(random.uniform(0, within))
             question = re.search(r'name="question" value="(\w+)"', page)
             if question is None:
                 raise SystemExit("the study has fewer questions than rounds; give fewer --rounds")
@@ -74,6 +77,9 @@ def main() -> None:
     parser.add_argument("study", type=Path)
     parser.add_argument("--voters", type=int, default=50)
     parser.add_argument("--rounds", type=int, default=20)
+    parser.add_argument(
+        "--within", type=float, default=0.0, help="seconds over which their clicks are spread"
+    )
     given = parser.parse_args()
     with tempfile.TemporaryDirectory() as place:
         copy = Path(place) / "study"
@@ -84,17 +90,18 @@ def main() -> None:
         server = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
         try:
             found = re.search(r":(\d+)/", server.stdout.readline())
-            waited = crowd(int(found[1]), given.voters, given.rounds)
+            waited = crowd(int(found[1]), given.voters, given.rounds, given.within)
         finally:
             server.terminate()
             server.wait()
-    print(json.dumps({"voters": given.voters, "rounds": given.rounds, **table(waited)}, indent=1))
+    asked = {"voters": given.voters, "rounds": given.rounds, "within_seconds": given.within}
+    print(json.dumps({**asked, **table(waited)}, indent=1))
 
 
-def crowd(port: int, size: int, rounds: int) -> list[tuple[str, float]]:
+def crowd(port: int, size: int, rounds: int, within: float) -> list[tuple[str, float]]:
     voters = [Voter(port) for _ in range(size)]
     together = threading.Barrier(size)
-    threads = [threading.Thread(target=voter.go, args=(rounds, together)) for voter in voters]
+    threads = [threading.Thread(target=voter.go, args=(rounds, together, within)) for voter in voters]
     for thread in threads:
         thread.start()
     for thread in threads:

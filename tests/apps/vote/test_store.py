@@ -38,6 +38,8 @@ def test_a_second_vote_is_refused_and_the_first_stays(store):
     with pytest.raises(SecondVote):
         store.add(voter, "q", "b", ("a", "b"))
     assert [vote.chosen for vote in store.votes()] == ["a"]
+    store.add(voter, "next", "b", ("a", "b"))  # the refused transaction is over
+    assert [vote.chosen for vote in store.votes()] == ["a", "b"]
 
 
 def test_a_vote_of_nobody_is_refused(store):

@@ -32,7 +32,8 @@ def booth(tmp_path):
 
 @pytest.fixture
 def page(chromium, booth):
-    page = chromium.new_page(viewport={"width": 1200, "height": 900})
+    context = chromium.new_context(viewport={"width": 1200, "height": 900})
+    page = context.new_page()
     page.problems = []
     page.on("pageerror", lambda error: page.problems.append(str(error)))
     page.on(
@@ -42,7 +43,7 @@ def page(chromium, booth):
     page.goto(f"http://127.0.0.1:{booth.port}/")
     yield page
     assert page.problems == []  # no error of a script, nothing asked of anybody else
-    page.close()
+    context.close()
 
 
 def booth_of(request) -> int:
