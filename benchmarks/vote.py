@@ -2,8 +2,9 @@
 
     python benchmarks/vote.py outputs/vote --voters 50 --rounds 20 --within 1
 
-Each round, every voter, all in the same instant or within so many seconds, sends a vote (timed until it is acknowledged: it is on the disk then), then fetches the next
-page and, as a browser would, those of its images that it has not seen. The votes go into a copy of the study.
+Each round, every voter, in the same instant or within so many seconds, sends a vote (timed until it is acknowledged:
+it is on the disk then), then fetches the next page and, as a browser would, those of its images that it has not seen.
+The votes go into a copy of the study.
 """
 
 import argparse
