@@ -20,10 +20,19 @@ class Limit:
         """Whether `key` may, now; takes one from its bucket if so."""
         now = self.clock()
         with self._lock:
-            left, since = self._buckets.pop(key, (float(self.burst), now))
-            left = min(float(self.burst), left + (now - since) * self.rate)
+            left = self._left(key, now)
             allowed = left >= 1
             self._buckets[key] = (left - allowed, now)
+            self._buckets.move_to_end(key)
             if len(self._buckets) > MAX_KEYS:
                 self._buckets.popitem(last=False)
         return allowed
+
+    def spent(self, key: str) -> bool:
+        """Whether `key` may not, now; takes nothing."""
+        with self._lock:
+            return self._left(key, self.clock()) < 1
+
+    def _left(self, key: str, now: float) -> float:
+        left, since = self._buckets.get(key, (float(self.burst), now))
+        return min(float(self.burst), left + (now - since) * self.rate)

@@ -62,18 +62,20 @@ class Booth:
     def _home(self, token: str | None) -> Response:
         voter = self.store.voter(token) if token else None
         if voter is None:
-            if self.access.links_only and not (token and self.store.invited(token)):
-                return self._say(
-                    403, "This study is by invitation", "Please open the link that you were sent."
-                )
-            asks = self.access.password is not None and not (token and self.store.invited(token))
-            return HTMLResponse(pages.welcome(self.study, asks))
+            return self._welcome(token)
         answered = self.store.answered(voter)
         left = [question for question in ballot(self.study, voter) if question.id not in answered]
         if not left:
             return self._say(200, "Thank you!", "That was the last question; every answer is stored.")
         options = sides(self.study, voter, left[0])
         return HTMLResponse(pages.question(self.study, left[0], options, len(answered)))
+
+    def _welcome(self, token: str | None, problem: str = "", status: int = 200) -> Response:
+        known = bool(token) and self.store.invited(str(token))
+        if self.access.links_only and not known:
+            return self._say(403, "This study is by invitation", "Please open the link that you were sent.")
+        asks = self.access.password is not None and not known
+        return HTMLResponse(pages.welcome(self.study, asks, problem), status)
 
     async def enter(self, request: Request) -> Response:
         """By a link of one's own. Stores nothing: whatever looks at links before people do changes nothing."""
@@ -91,15 +93,14 @@ class Booth:
         token = request.cookies.get(self.cookie)
         if not (token and await run_in_threadpool(self.store.invited, token)):
             token = None
+            if self.passwords.spent(self._address(request)):
+                return self._slow()
             if not self.access.admits(form.get("password", "")):
-                if not self._within(self.passwords, request):
-                    return self._slow()
-                problem = "That is not the password." if self.access.password else ""
-                return HTMLResponse(pages.welcome(self.study, bool(self.access.password), problem), 403)
+                self._within(self.passwords, request)
+                return await run_in_threadpool(self._welcome, token, "That is not the password.", 403)
         if form.get("consent") != "yes":
-            asks = self.access.password is not None and token is None
-            return HTMLResponse(
-                pages.welcome(self.study, asks, "Please agree first, or close this page."), 400
+            return await run_in_threadpool(
+                self._welcome, token, "Please agree first, or close this page.", 400
             )
         age = form.get("age", "") if form.get("age") in pages.AGES else ""
         expertise = form.get("expertise", "") if form.get("expertise") in pages.EXPERTISE else ""
@@ -118,12 +119,12 @@ class Booth:
             return self._slow()
         asked = {question.id: question for question in ballot(self.study, voter)}
         question = asked.get(form.get("question", ""))
-        choice = form.get("choice", "")
-        if question is None or not choice.isdecimal() or not int(choice[:4]) < len(question.options):
+        choice = _number(form.get("choice", ""))
+        if question is None or not 0 <= choice < len(question.options):
             return self._say(
                 400, "This vote was not stored", "It fits no question that you were asked.", go_on=True
             )
-        return await self._in_turn(self._store, voter, question, int(choice))
+        return await self._in_turn(self._store, voter, question, choice)
 
     def _store(self, voter: int, question: Question, choice: int) -> Response:
         options = [option.method for option in sides(self.study, voter, question)]
@@ -193,7 +194,10 @@ class Booth:
         return await asyncio.get_running_loop().run_in_executor(self._writer, write, *values)
 
     def _within(self, limit: Limit, request: Request) -> bool:
-        return limit.allows(request.client.host if request.client else "")
+        return limit.allows(self._address(request))
+
+    def _address(self, request: Request) -> str:
+        return request.client.host if request.client else ""
 
     def _slow(self) -> Response:
         answer = self._say(429, "That was very quick", "Please wait a moment, then go on.", go_on=True)
@@ -225,3 +229,8 @@ async def _form(request: Request) -> dict[str, str]:
     except ValueError:
         return {}
     return {name: values[0] for name, values in fields.items()}
+
+
+def _number(text: str) -> int:
+    """A small whole number from a form; -1 for anything else."""
+    return int(text) if text.isascii() and text.isdecimal() and len(text) <= 2 else -1
