@@ -71,7 +71,7 @@ class Booth:
         return HTMLResponse(pages.question(self.study, left[0], options, len(answered)))
 
     def _welcome(self, token: str | None, problem: str = "", status: int = 200) -> Response:
-        known = bool(token) and self.store.invited(str(token))
+        known = token is not None and self.store.invited(token)
         if self.access.links_only and not known:
             return self._say(403, "This study is by invitation", "Please open the link that you were sent.")
         asks = self.access.password is not None and not known
