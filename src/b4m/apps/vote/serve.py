@@ -5,7 +5,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from ...core.errors import UserError
+from ...core.errors import UserError, printable
 from ...core.lock import exclusive
 from ...core.storage import reason
 from .access import access, invite
@@ -27,12 +27,14 @@ def serve(config: ServeConfig) -> None:
         from .server import Booth
     except ImportError as error:
         raise UserError(f"{MISSING} ({reason(error)})") from error
-    with exclusive(folder):
+    with exclusive(folder), _listen(config) as listening:
         store = Store(folder / VOTES, study.key)
-        listening = _listen(config)
         try:
             address = _address(listening)
-            print(f"{study.title}: {study.length} questions for each voter, at {address}/", flush=True)
+            print(
+                f"{printable(study.title)}: {study.length} questions for each voter, at {address}/",
+                flush=True,
+            )
             if config.links:
                 for token in invite(folder, store, config.links):
                     print(f"{address}/in/{token}")
@@ -42,7 +44,6 @@ def serve(config: ServeConfig) -> None:
         finally:
             print(f"{len(store.votes())} votes of {len(store.voters())} voters", file=sys.stderr)
             store.close()
-            listening.close()
 
 
 def web_server(app: Any) -> Any:
