@@ -12,11 +12,16 @@ from b4m.apps.cli import main  # noqa: E402  (the line above makes a fresh clone
 
 FUSED = "outputs/second_stage/pytorch_lora_weights.safetensors"
 
-if __name__ == "__main__":
-    given = sys.argv[1:]
-    names = {argument.partition("=")[0] for argument in given}
+
+def completed(given: list[str]) -> list[str]:
+    """The flags, with a file and a prompt where none are given."""
+    names = {argument.partition("=")[0].replace("_", "-") for argument in given}
     if not names & {"--lora-file", "--content-file", "--style-file", "--config"}:
-        given += ["--lora-file", FUSED]
+        given = [*given, "--lora-file", FUSED]
     if not names & {"--prompts", "--config"}:
-        given += ["--prompts", "a snq car in w@z chalk style"]
-    sys.exit(main(["generate", *given]))
+        given = [*given, "--prompts", "a snq car in w@z chalk style"]
+    return given
+
+
+if __name__ == "__main__":
+    sys.exit(main(["generate", *completed(sys.argv[1:])]))

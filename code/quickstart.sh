@@ -2,4 +2,4 @@
 # From a fresh clone to a picture of a held-out content in a held-out style, on the embedded base: see README.md.
 set -euo pipefail
 source "$(dirname "$0")/environment.sh"
-exec python examples/quickstart.py "$@"
+exec python "$root/examples/quickstart.py" "$@"

@@ -182,7 +182,7 @@ def main() -> int:
     parser.add_argument(
         "--style", default="chalk", choices=[p.name for p in sorted((REFERENCES / "style").iterdir())]
     )
-    parser.add_argument("--output", type=Path, default=ROOT / "outputs" / "quickstart")
+    parser.add_argument("--output", type=Path, default=Path("outputs/quickstart"))
     options = parser.parse_args()
     content, style, output = options.content, options.style, options.output
     start = time.time()

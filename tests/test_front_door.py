@@ -15,6 +15,7 @@ from b4m.config.fields import flag
 from b4m.config.presets import PRESETS
 from b4m.config.resolve import resolve
 from b4m.config.training import JOBS
+from b4m.data.images import load_folder
 from b4m.evaluation.manifest import read_manifest
 
 ROOT = Path(__file__).parent.parent
@@ -106,3 +107,26 @@ def test_the_whole_quickstart_teaches_content_and_style(tmp_path):
     fused, base = scores["fused after it"], scores["base model"]
     for what in ("content", "style", "content_right", "style_right"):
         assert fused[what]["low"] > base[what]["high"]
+
+
+@pytest.mark.parametrize("kind", ["styles", "contents"])
+def test_partners_are_drawn_once_with_ones_own_base_model(kind, tiny_base, tmp_path, monkeypatch, capsys):
+    from partners import draw as drawing
+
+    short = {name: name[:4] for name in drawing.KINDS[kind]}  # the tiny base reads few tokens
+    monkeypatch.setitem(drawing.KINDS, kind, short)
+    flags = ["--base-model", tiny_base, "--preset", "embedded", "--size", "16", "--steps", "1"]
+    command = [kind, *flags, "--output-dir", str(tmp_path)]
+    assert drawing.main(command) == 0
+    paths = capsys.readouterr().out.splitlines()
+    assert len(paths) == 5 and all(Path(path).stem in drawing.KINDS[kind] for path in paths)
+    assert load_folder(Path(paths[0]).parent, 16)[0].caption in drawing.KINDS[kind].values()
+    with monkeypatch.context() as patch:
+        patch.setattr(drawing, "draw", None)
+        assert drawing.main(command) == 0 and capsys.readouterr().out.splitlines() == paths
+    assert drawing.main([*command, "--guidance", "3"]) == 0  # others, beside the first
+    assert not set(capsys.readouterr().out.splitlines()) & set(paths)
+    assert drawing.main([kind, "--base-model", tiny_base]) == 2 and "--preset" in capsys.readouterr().err
+    assert drawing.main([]) == 2 and "PARTNER_DIRS" in capsys.readouterr().err
+    for own in (["--seeds", "5"], ["--prompts", "x"], ["--dry-run"], ["--grid"]):
+        assert drawing.main([*command, *own]) == 2 and own[0] in capsys.readouterr().err

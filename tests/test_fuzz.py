@@ -12,14 +12,21 @@ from pathlib import Path
 import psutil
 import pytest
 import torch
-from conftest import picture
+from bases import original
+from conftest import picture, tiny_sd15_pipeline
 from hypothesis import HealthCheck, Phase, given, seed, settings
 from hypothesis import strategies as st
+from PIL import ImageCms
+from safetensors.torch import save, save_file
 
 from b4m.apps.info import describe
-from b4m.core.errors import UserError
+from b4m.backbones import single_file
+from b4m.backbones.registry import family_of, open_backbone
+from b4m.core.errors import UserError, printable
 from b4m.core.storage import fingerprint, read_tensors, write_tensors
-from b4m.data.images import load_folder
+from b4m.data.colour import D50, LINEAR, TRANSFERS, _profile, _xyz, coded
+from b4m.data.findings import lines
+from b4m.data.images import load_folder, read_folder
 from b4m.files.concept import Concept, load_concept, save_concept
 from b4m.files.dialects import DIALECTS
 from b4m.files.lora import load_lora, save_lora
@@ -79,7 +86,13 @@ def hammer(cases: int, strategy: st.SearchStrategy, attempt) -> None:
 def attempt_quietly(attempt, strategy) -> None:
     """Once before memory is measured: first calls fill caches."""
 
-    @settings(max_examples=5, database=None, suppress_health_check=list(HealthCheck), derandomize=True)
+    @settings(
+        max_examples=5,
+        deadline=None,
+        database=None,
+        suppress_health_check=list(HealthCheck),
+        derandomize=True,
+    )
     @given(strategy)
     def few(case):
         try:
@@ -166,6 +179,165 @@ def test_picture_reader(cases, tmp_path):
 
     cases_of = st.tuples(damaged(pictures()), st.sampled_from(["crop", "pad"]), st.booleans())
     hammer(cases, cases_of, attempt)
+
+
+def scans() -> list[bytes]:
+    """The formats of scanners, screens and telephones."""
+    files = []
+    kinds: list[tuple[str, str, dict]] = [
+        ("RGB", "BMP", {}),
+        ("P", "GIF", {"transparency": 0}),
+        ("RGB", "AVIF", {}),
+    ]
+    kinds += [(mode, "TIFF", {}) for mode in ("RGB", "CMYK", "I;16", "LAB", "RGBA", "1")]
+    kinds += [
+        ("RGB", "TIFF", {"compression": name}) for name in ("tiff_lzw", "tiff_deflate", "jpeg", "packbits")
+    ]
+    for mode, kind, options in kinds:
+        image = picture(len(files), (13, 9))
+        image = (
+            image.convert("I").convert("I;16")
+            if mode == "I;16"
+            else image.convert(mode)
+            if mode != "LAB"
+            else None
+        )
+        image = image or ImageCms.profileToProfile(
+            picture(0, (13, 9)),
+            ImageCms.createProfile("sRGB"),
+            ImageCms.createProfile("LAB"),
+            outputMode="LAB",
+        )
+        buffer = io.BytesIO()
+        image.save(buffer, kind, **options)
+        files.append(buffer.getvalue())
+    return files
+
+
+@tier(5000, 100)
+def test_reader_of_scans_and_telephones(cases, tmp_path):
+    def attempt(data: bytes):
+        path = tmp_path / "a.png"
+        path.write_bytes(data)
+        (found,) = read_folder(path, 16, "crop", "mask").pictures
+        assert found.pixels.isfinite().all() and found.pixels.abs().max() <= 1
+        assert found.mask is None or 0 <= found.mask.min() < 1
+
+    hammer(cases, damaged(scans()), attempt)
+
+
+def profiles() -> list[bytes]:
+    gray = {b"kTRC": LINEAR}
+    formula = TRANSFERS[13]
+    table = b"curv" + struct.pack(">4xI", 8) + struct.pack(">8H", *range(0, 65536, 9000))
+    colours = [
+        coded(12, 13),
+        coded(9, 4),
+        _profile(b"RGB ", {b"rXYZ": _xyz(D50), b"rTRC": table, b"gTRC": formula}),
+    ]
+    return [
+        _profile(b"GRAY", gray),
+        ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes(),
+        *filter(None, colours),
+    ]
+
+
+@tier(5000, 60)
+def test_reader_of_profiles(cases, tmp_path):
+    """In images of eight and of sixteen bits: an image comes out, whatever its profile says."""
+
+    def png(deep: bool, icc: bytes) -> bytes:
+        depth = 16 if deep else 8
+        rows = (b"\0" + bytes(range(6 * depth))) * 4
+        chunks = (
+            (b"IHDR", struct.pack(">IIBBBBB", 16, 4, depth, 2, 0, 0, 0)),
+            (b"iCCP", b"p\0\0" + zlib.compress(icc)),
+            (b"IDAT", zlib.compress(rows)),
+            (b"IEND", b""),
+        )
+        return b"\x89PNG\r\n\x1a\n" + b"".join(
+            struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
+            for kind, body in chunks
+        )
+
+    def attempt(case: tuple[bool, bytes]):
+        path = tmp_path / "a.png"
+        path.write_bytes(png(*case))
+        loaded = read_folder(path, 16)
+        (found,) = loaded.pictures
+        assert found.pixels.isfinite().all() and found.pixels.abs().max() <= 1
+        if loaded.findings:
+            raise UserError("the profile was of no use")  # counted apart
+
+    hammer(cases, st.tuples(st.booleans(), damaged(profiles())), attempt)
+
+
+# captions
+
+
+CELLS = (
+    "file_name",
+    "text",
+    "Caption",
+    "a.png",
+    "./a.png",
+    "b.png",
+    "sub/a.png",
+    "..",
+    "a, b",
+    '"',
+    "\n",
+    "\u0301",
+    "",
+)
+CELLS += ("\\", "a" * 300, "file", "prompt", "C:\\a.png", "/etc/passwd", "a\0b")
+
+
+@st.composite
+def tables(draw) -> tuple[str, bytes]:
+    """A file of metadata or a caption as somebody may have written it, in some encoding."""
+    rows = draw(st.lists(st.lists(st.sampled_from(CELLS), min_size=1, max_size=3), max_size=4))
+    if draw(st.booleans()):
+        rows.insert(0, ["file_name", "text"])
+    name = draw(st.sampled_from(["metadata.csv", "metadata.jsonl", "a.txt", "Metadata.CSV"]))
+    if name.endswith("jsonl"):
+        keys = st.sampled_from(["file_name", "text", "caption", "File", "x"])
+        values = st.sampled_from([*CELLS, None, 3, ["a"], "\ud800", {"a": 1}])
+        lines = draw(st.lists(st.dictionaries(keys, values, max_size=3), max_size=3))
+        text = draw(st.sampled_from(["\n", "\r\n", "\r"])).join(map(json.dumps, lines))
+    else:
+        quote = draw(st.sampled_from(["", '"']))
+        text = "\r\n".join(
+            draw(st.sampled_from(",;\t")).join(f"{quote}{cell}{quote}" for cell in row) for row in rows
+        )
+    return name, text.encode(
+        draw(st.sampled_from(["utf-8", "utf-8", "utf-8-sig", "utf-16", "utf-16-le"])), "replace"
+    )
+
+
+@tier(5000, 100)
+def test_caption_readers(cases, tmp_path):
+    picture(1).save(tmp_path / "a.png")
+    good = [
+        b"file_name,text\n./a.png,a bear\n",
+        b'{"file_name": "a.png", "text": "a bear"}\n',
+        "ein B\u00e4r".encode("utf-16"),
+    ]
+    names = st.sampled_from(["metadata.csv", "metadata.jsonl", "a.txt", "a.png.caption"])
+
+    def attempt(case: tuple[str, bytes]):
+        name, data = case
+        (tmp_path / name).write_bytes(data)
+        try:
+            loaded = read_folder(tmp_path, 16)
+        finally:
+            (tmp_path / name).unlink()
+        (found,) = loaded.pictures
+        assert found.caption is None or found.caption == " ".join(found.caption.split()) != ""
+        json.dumps(found.caption, ensure_ascii=False).encode()
+        assert all(printable(line).isprintable() for line in lines(loaded.findings))
+
+    hammer(cases, st.one_of(tables(), tables(), st.tuples(names, damaged(good))), attempt)
 
 
 # LoRA files
@@ -263,6 +435,123 @@ def test_lora_reader(cases, tmp_path):
     hammer(cases, st.one_of(damaged(lora_files(tmp_path)), headers(), headers()), attempt)
 
 
+# LoRA files of other tools
+
+
+ENDS = (
+    "lora_A.weight",
+    "lora_B.weight",
+    "lora_down.weight",
+    "lora_up.weight",
+    "lora_mid.weight",
+    "alpha",
+    "dora_scale",
+)
+ENDS += (
+    "lora_magnitude_vector",
+    "hada_w1_a",
+    "hada_w1_b",
+    "hada_w2_a",
+    "hada_w2_b",
+    "hada_t1",
+    "lokr_w1",
+    "lokr_w2",
+)
+ENDS += ("lokr_w2_a", "lokr_w2_b", "lokr_t2", "oft_blocks", "diff", "weight")
+STARTS = (
+    "unet.mid_block.attentions.0.proj_in",
+    "lora_unet_mid_block_resnets_0_conv1",
+    "base_model.model.conv_in",
+    "diffusion_model.input_blocks.4.1.proj_in",
+    "lora_te1_text_model_encoder_layers_0_mlp_fc1",
+    "transformer.single_transformer_blocks.0.attn.to_k",
+    "x" * 400,
+)
+
+
+def elsewhere() -> st.SearchStrategy[dict[str, torch.Tensor]]:
+    """Tensors under the names of other tools, in shapes that need not go together."""
+    shapes = st.sampled_from(
+        [(4, 2), (2, 4), (4, 2, 1, 1), (2, 4, 3, 3), (2, 2), (4, 1), (1, 4), (4,), (), (0, 4), (2, 0)]
+    )
+    dtypes = st.sampled_from(
+        [torch.float32] * 4 + [torch.float16, torch.float8_e4m3fn, torch.int64, torch.bool]
+    )
+    tensor = st.builds(lambda shape, dtype: torch.ones(shape).to(dtype), shapes, dtypes)
+    few = st.lists(st.sampled_from(STARTS), min_size=1, max_size=3, unique=True)
+    fitting = {"lora_down.weight": (2, 4), "lora_up.weight": (4, 2), "hada_w1_a": (4, 2), "hada_w2_a": (4, 2),
+               "hada_w1_b": (2, 4), "hada_w2_b": (2, 4), "lokr_w1": (2, 2), "lokr_w2": (2, 2)}  # fmt: skip
+
+    @st.composite
+    def draw(choose):
+        whole = choose(st.sampled_from(["", "lora_", "hada_", "lokr_"]))
+        ends = choose(
+            st.lists(st.sampled_from(ENDS), min_size=not whole, max_size=1 if whole else 5, unique=True)
+        )
+        loose = {f"{start}.{end}": choose(tensor) for start in choose(few) for end in ends}
+        start = choose(st.sampled_from(STARTS[:4]))
+        return loose | {
+            f"{start}.{end}": torch.ones(shape)
+            for end, shape in fitting.items()
+            if whole and end.startswith(whole)
+        }
+
+    return draw()
+
+
+@tier(5000, 150)
+def test_reader_of_what_other_tools_write(cases, tmp_path):
+    path = tmp_path / "x.safetensors"
+
+    def attempt(tensors: dict[str, torch.Tensor]):
+        save_file(tensors, path)
+        try:
+            describe(path)
+        finally:
+            opened = open_any(path)
+            for up, down in opened.layers.values():
+                assert up.shape[1] == down.shape[0] > 0 and up.isfinite().all() and down.isfinite().all()
+            assert opened.contents.sizes and opened.kind == opened.contents.kind
+
+    hammer(cases, elsewhere(), attempt)
+
+
+# peft's settings
+
+
+VALUES = st.sampled_from(
+    [None, 4, 8, 0, -1, 0.5, 1e999, "4", "x", True, [], ["to_q"], {}, {"to_q": 2}, {"(a+)+": 2}, {"": "x"}]
+)
+SETTINGS = "r lora_alpha alpha rank_pattern alpha_pattern use_rslora use_dora peft_type bias init_lora_weights".split()
+SETTINGS += ["target_modules", "modules_to_save", "lora_bias", "something_new", "unet.r", "unet.lora_alpha"]
+
+
+def configs() -> st.SearchStrategy[bytes]:
+    """adapter_config.json: of a writer who knows its names, or damaged."""
+    loose = st.dictionaries(st.sampled_from(SETTINGS), VALUES, max_size=6)
+    near = st.tuples(loose, st.sampled_from([{}, {"r": 4, "lora_alpha": 8, "peft_type": "LORA"}]))
+    written = near.map(lambda pair: json.dumps({**pair[1], **pair[0]}).encode())
+    good = json.dumps({"r": 4, "lora_alpha": 8, "rank_pattern": {}, "alpha_pattern": {"conv_in": 2}}).encode()
+    return st.one_of(
+        written, written, damaged([good]), st.sampled_from([b"", b"[" * 10**5, b"null", b"\xff\xfe{"])
+    )
+
+
+@tier(5000, 150)
+def test_adapter_config_reader(cases, tmp_path):
+    path = tmp_path / "adapter_model.safetensors"
+    name = f"base_model.model.{LAYERS[0]}"
+    save_file({f"{name}.lora_A.weight": torch.ones(4, 6), f"{name}.lora_B.weight": torch.ones(6, 4)}, path)
+
+    def attempt(data: bytes):
+        (tmp_path / "adapter_config.json").write_bytes(data)
+        ((up, down),) = load_lora(path)[0].values()
+        assert up.isfinite().all() and (up == up[0, 0]).all() and (down == 1).all()
+        describe(tmp_path)
+
+    hammer(cases, configs(), attempt)
+
+
 # concept files
 
 
@@ -344,3 +633,110 @@ def test_the_one_door_to_every_file(cases, tmp_path):
         st.tuples(st.one_of(damaged(files), headers(), concepts()), st.sampled_from(headers_of)),
         attempt,
     )
+
+
+# base models
+
+
+MARKS = (
+    "v_pred",
+    "ztsnr",
+    "edm_mean",
+    "scaled_fp8",
+    "lora_unet_x.lora_down.weight",
+    "conditioner.embedders.1.x",
+    "",
+)
+
+
+# Bytes of its header to change, and where to cut it off; or tensors to change, a mark to add, and metadata.
+BRUISES = st.tuples(
+    st.lists(st.tuples(st.integers(0, 2**15), st.integers(0, 255)), max_size=4),
+    st.none() | st.integers(0, 2**20),
+)
+CHANGES = st.tuples(
+    st.lists(
+        st.tuples(
+            st.integers(0, 300), st.sampled_from(["drop", "type", "rename", [], [0], [4, 4], [32, 9, 3, 3]])
+        ),
+        max_size=3,
+    ),
+    st.sampled_from([None, *MARKS]),
+    st.dictionaries(
+        st.sampled_from(["modelspec.predict_key", "modelspec.prediction_type"]),
+        st.sampled_from([*WORDS, "v", "epsilon"]),
+        max_size=2,
+    ),
+)
+
+
+def bruised(data: bytes, places: list[tuple[int, int]], cut: int | None) -> bytes:
+    out = bytearray(data)
+    for place, value in places:
+        out[place] = value
+    return bytes(out[:cut])
+
+
+def altered(
+    good: dict, changes: list[tuple[int, object]], mark: str | None, metadata: dict[str, str]
+) -> bytes:
+    tensors, names = dict(good), sorted(good)
+    for number, change in changes:
+        name = names[number % len(names)]
+        if change == "drop":
+            tensors.pop(name, None)
+        elif change == "type":
+            tensors[name] = good[name].to([torch.int8, torch.float8_e4m3fn, torch.complex64][number % 3])
+        elif change == "rename":
+            tensors[f"{name}.x"] = good[name].clone()
+        else:
+            tensors[name] = torch.zeros(change)
+    if mark is not None:
+        tensors[mark] = torch.zeros(0)
+    return save(tensors, metadata)
+
+
+@tier(5000, 30)
+def test_one_file_of_a_base_model(cases, tmp_path, monkeypatch):
+    pipe = tiny_sd15_pipeline()
+    for layout in ("sd15", "sdxl"):
+        pipe.save_pretrained(tmp_path / layout)
+    monkeypatch.setattr(single_file, "CONFIGS", tmp_path)
+    monkeypatch.setattr(single_file, "_tokenizer", lambda folder: pipe.tokenizer)
+    good = {name: tensor.contiguous() for name, tensor in original(pipe).items()}
+    whole, path = save(good), tmp_path / "x.safetensors"
+
+    def attempt(case: tuple):
+        path.write_bytes(bruised(whole, *case) if len(case) == 2 else altered(good, *case))
+        family = family_of(str(path))
+        family.read_prediction_type(str(path))
+        denoiser = open_backbone(str(path)).denoiser
+        assert denoiser.state_dict().keys() == family.empty_denoiser(str(path)).state_dict().keys()
+
+    hammer(cases, st.one_of(BRUISES, CHANGES, CHANGES), attempt)
+
+
+ODD = st.sampled_from([None, True, 0, -1, 9, 2**70, 0.5, 1e400, "", "x", "v_prediction", "EDMEulerScheduler",
+                       "sigmoid", "continuous", [], [0], ["x"], [4, 4], {}, {"a": 1}])  # fmt: skip
+
+
+@tier(5000, 40)
+def test_settings_of_a_base_model(cases, tmp_path):
+    base = tmp_path / "base"
+    tiny_sd15_pipeline().save_pretrained(base)
+    files = ("model_index.json", "unet/config.json", "vae/config.json", "scheduler/scheduler_config.json")
+    whole = {file: json.loads((base / file).read_text()) for file in files}
+    keys = {file: sorted({*values, "_class_name", "use_flow_sigmas"}) for file, values in whole.items()}
+    change = st.sampled_from(files).flatmap(
+        lambda file: st.tuples(st.just(file), st.sampled_from(keys[file]), ODD)
+    )
+
+    def attempt(changes):
+        for file in files:
+            altered = {key: value for where, key, value in changes if where == file}
+            (base / file).write_text(json.dumps({**whole[file], **altered}))
+        family = family_of(str(base))
+        family.read_prediction_type(str(base))
+        family.empty_denoiser(str(base))
+
+    hammer(cases, st.lists(change, max_size=3), attempt)

@@ -2,6 +2,7 @@
 
 import os
 import re
+import runpy
 import shutil
 import subprocess
 import sys
@@ -62,6 +63,9 @@ def test_a_wheel_holds_all_that_a_preset_names(wheel):
         files = [file for file in (ROOT / "examples" / folder).rglob("*") if file.is_file()]
         assert files and {f"b4m/{file.relative_to(ROOT).as_posix()}" for file in files} <= listed
     assert {"b4m/py.typed", "b4m/apps/api.py", "b4m/cli.py", "b4m/apps/vote/page/question.html"} <= listed
+    settings = [file for file in (ROOT / "src/b4m/backbones/configs").rglob("*") if file.is_file()]
+    assert len(settings) > 14
+    assert {file.relative_to(ROOT / "src").as_posix() for file in settings} <= listed
     assert f"\nVersion: {b4m.__version__}\n" in metadata
     assert metadata.count("Requires-Dist: torch>=") == 1
 
@@ -208,3 +212,51 @@ def test_several_processes_go_through_accelerate(script):
     words = script("train_second_stage.sh", PROCESSES="2")
     assert words[:2] == ["accelerate", "launch"] and values(words, "--num_processes") == ["2"]
     assert values(words, "--module")[:2] == ["b4m", "second-stage"]
+
+
+def test_partners_of_a_windows_drive_stay_whole(script):
+    drives = {
+        r"C:\Users\me\styles": [r"C:\Users\me\styles"],
+        r"C:\My Pictures\styles": [r"C:\My Pictures\styles"],
+        r"C:\a D:/b c:e": [r"C:\a", "D:/b c", "e"],
+        "D:/a\nE:\\b:c": ["D:/a", r"E:\b", "c"],
+    }
+    for given, partners in drives.items():
+        assert values(script("train_content.sh", PARTNER_DIRS=given), "--partner-dirs") == partners
+
+
+@pytest.mark.parametrize(
+    "own",
+    [{"CONTENT_DIR": "mine"}, ["--content-dir", "mine"], ["--content_dir", "mine"], ["--config", "run.yaml"]],
+)
+def test_no_drawn_partner_goes_with_ones_own_images(script, own):
+    """b4m then refuses the command, and says where partners come from."""
+    words = script("train_content.sh", **own) if isinstance(own, dict) else script("train_content.sh", *own)
+    assert "--partner-dirs" not in words and "--content-class" not in words
+    assert not any("examples/references" in word for word in words)
+    assert {"mine", "run.yaml"} & set(words)
+    assert ("--output-dir" in words) == ("--config" not in words)  # a settings file says it
+
+
+def test_no_drawn_image_goes_with_ones_own_files(script):
+    for flag in ("--content_dir", "--style_dir", "--content-file", "--style_file"):
+        words = script("train_second_stage.sh", flag, "mine")
+        assert not any("examples/references" in word for word in words)
+    assert not any("examples/references" in word for word in script("train_style.sh", "--style_dir", "mine"))
+    for given in ({"CONTENT_FILE": "c"}, {"STYLE_DIR": "s"}):
+        words = script("train_second_stage.sh", **given)
+        assert not any("examples/references" in word for word in words)
+    assert values(words, "--content-file") == ["outputs/content/content.safetensors"]
+    words = script("train_second_stage.sh")
+    assert values(words, "--style-dir") == ["examples/references/style/chalk"]
+
+
+def test_infer_adds_what_is_not_given_however_it_is_spelled():
+    infer = runpy.run_path(str(ROOT / "infer.py"))
+    assert infer["completed"]([])[:2] == ["--lora-file", infer["FUSED"]]
+    for given in (
+        ["--lora_file", "x", "--prompts=y"],
+        ["--content-file=x", "--prompts", "y"],
+        ["--config", "z"],
+    ):
+        assert infer["completed"](given) == given

@@ -26,7 +26,7 @@ from b4m.config.training import ContentConfig, JointConfig, SecondConfig, StyleC
 from b4m.core import storage
 from b4m.core.errors import UserError
 from b4m.core.lock import exclusive
-from b4m.data import images
+from b4m.data import captions, decode
 from b4m.data.images import load_folder
 from b4m.evaluation.settings import EvaluateConfig, InspectConfig
 from b4m.files.concept import load_concept, save_concept
@@ -192,10 +192,10 @@ def test_a_folder_that_cannot_be_made_is_refused(monkeypatch, tmp_path):
 def test_enormous_picture_files_and_captions_are_refused_unread(tmp_path, monkeypatch):
     picture(1).save(tmp_path / "a.png")
     with (tmp_path / "a.png").open("ab") as file:
-        file.truncate(images.MAX_BYTES + 1)  # takes no place on the disk
+        file.truncate(decode.MAX_BYTES + 1)  # takes no place on the disk
     refused(lambda: load_folder(tmp_path, 16), tmp_path / "a.png", "536,870,913 bytes")
     picture(1).save(tmp_path / "a.png")
-    for name, limit in (("a.txt", images.MAX_CAPTION), ("metadata.jsonl", images.MAX_METADATA)):
+    for name, limit in (("a.txt", captions.MAX_CAPTION), ("metadata.jsonl", captions.MAX_METADATA)):
         with (tmp_path / name).open("wb") as file:
             file.truncate(limit + 1)
         refused(lambda: load_folder(tmp_path, 16), tmp_path / name, f"{limit + 1:,} bytes")
@@ -206,7 +206,7 @@ def test_enormous_picture_files_and_captions_are_refused_unread(tmp_path, monkey
 def test_a_side_that_would_take_gigabytes_to_scale_is_refused(tmp_path, fit):
     from PIL import Image
 
-    Image.new("L", (images.MAX_SIDE + 1, 1)).save(tmp_path / "a.png")
+    Image.new("L", (decode.MAX_SIDE + 1, 1)).save(tmp_path / "a.png")
     refused(lambda: load_folder(tmp_path, 16, fit), tmp_path / "a.png", "65536 x 1")
 
 
@@ -240,7 +240,7 @@ GOOD = {UP: entry(0, 8, [2, 1]), DOWN: entry(8, 16, [1, 2])}
         ({**GOOD, DOWN: entry(8, 16, [2**40, 2])}, bytes(16), "not a whole"),
         ({**GOOD, DOWN: entry(8, 2**62, [2**60])}, bytes(16), "not a whole"),
         ({**GOOD, "x": entry(16, 24, [], "C64")}, bytes(24), "complex"),
-        ({**GOOD, "__metadata__": {"a": 1}}, bytes(16), "not a whole"),
+        ({**GOOD, "__metadata__": ["a", 1]}, bytes(16), "not a whole"),
         (json.dumps(GOOD)[:-1].encode() + b"," + json.dumps(GOOD)[1:].encode(), bytes(16), "two entries named unet"),
         (b'{"__metadata__":{"a":"1","a":"2"},' + json.dumps(GOOD)[1:].encode(), bytes(16), "two entries named a"),
         (b'{"a":' * 9999, b"", "not a whole"),

@@ -2,6 +2,7 @@
 
 import os
 import shlex
+import shutil
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -11,6 +12,7 @@ import pytest
 import torch
 import yaml
 from conftest import SIZE
+from PIL import Image
 
 from b4m.apps.cli import COMMANDS, main, parse
 from b4m.config.training import ContentConfig
@@ -129,6 +131,26 @@ def test_dry_run_checks_pictures_and_writes_nothing(common, folders, capsys, tmp
     assert not (tmp_path / "out").exists()
 
 
+def test_dry_run_says_what_was_given_in_comments(common, folders, capsys, tmp_path):
+    shutil.copytree(folders["content"], tmp_path / "in/sub")
+    (tmp_path / "in/1.png").write_bytes((tmp_path / "in/sub/1.png").read_bytes())
+    (tmp_path / "in/1.txt").write_text("a bear in " + "yarn style " * 9)
+    given = content(common, folders, **{"--content-dir": str(tmp_path / "in")})
+    assert main([*given, "--dry-run"]) == 0
+    shown = capsys.readouterr().out
+    for words in (
+        "# content: 1 image; captions: 1 from .txt",
+        "sub (3 images)",
+        "the word snq",
+        "16 tokens",
+        "yarn style",
+    ):
+        assert words in shown
+    assert yaml.safe_load(shown)["content_dir"] == [str(tmp_path / "in")]
+    assert main([*given, "--base-model", "/nowhere/base", "--dry-run"]) == 0
+    assert "# captions: not checked for their length" in capsys.readouterr().out
+
+
 def test_bad_training_input(common, folders, capsys, tmp_path):
     (tmp_path / "empty").mkdir()
     (tmp_path / "half.png").write_bytes(b"\x89PNG\r\n\x1a\n")
@@ -157,6 +179,47 @@ def test_bad_training_input(common, folders, capsys, tmp_path):
     refused(content(common, folders, **{"--preset": None}), capsys, tmp_path, "say with --preset")
     refused(["fly"], capsys, tmp_path, "fly")
     refused([], capsys, tmp_path, "command")
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (
+            ["--resume_from_checkpoint", "latest"],
+            "--resume_from_checkpoint: a run that was stopped goes on by itself",
+        ),
+        (["--train_batch_size=4"], "--train_batch_size: it is --target-rows here"),
+        (["--max-train-steps", "9"], "it is --steps here"),
+        (["--contentdir", "x"], "is --content-dir meant?"),
+        (["--lr", "1e-4", "1e-5"], "unrecognized arguments: 1e-5"),
+        (["--no-routing", "-steps", "5"], "unrecognized arguments: -steps 5"),
+    ],
+)
+def test_flags_of_other_tools_are_answered_with_ours(flags, message, common, folders, capsys, tmp_path):
+    refused([*content(common, folders), *flags], capsys, tmp_path, message)
+    if flags[0] in ("--resume_from_checkpoint", "--train_batch_size=4"):
+        refused([*words("train", {}), "joint", *flags], capsys, tmp_path, message)
+
+
+def test_underscores_and_values_with_a_dash_are_read(common, folders, capsys):
+    underscored = [word.replace("-", "_") if word in common else word for word in content(common, folders)]
+    underscored = [f"--{word.lstrip('_')}" if word.startswith("__") else word for word in underscored]
+    assert main([*underscored, "--no_routing", "--content_class=_a_b", "--dry_run"]) == 0
+    shown = yaml.safe_load(capsys.readouterr().out)
+    assert (shown["routing"], shown["content_class"], shown["steps"]) == (False, "_a_b", 2)
+    draw = [
+        "generate",
+        "--prompts",
+        "-a bear",
+        "--negative-prompt",
+        "-blurry",
+        "--seeds",
+        "3..5",
+        "--dry-run",
+    ]
+    assert main(draw) == 0
+    shown = yaml.safe_load(capsys.readouterr().out)
+    assert (shown["prompts"], shown["negative_prompt"], shown["seeds"]) == (["-a bear"], "-blurry", [3, 4, 5])
 
 
 def elsewhere(base: str, tmp_path) -> dict[str, dict[str, str]]:
@@ -359,6 +422,54 @@ def test_study_shows_what_it_would_do(capsys, monkeypatch):
     out = capsys.readouterr().out
     assert "w/o Orth" in out and "hours left" in out
     assert main(["study", "no-such-table"]) == 2
+
+
+def test_the_best_seeds_are_kept_with_their_scores(trained, tiny_base, folders, tmp_path, capsys):
+    """The references are two of the images themselves: those seeds must come first."""
+    encoders = ROOT / "examples" / "world" / "encoders"
+    draw = {
+        "--base-model": tiny_base,
+        "--preset": "embedded",
+        "--size": str(SIZE),
+        "--steps": "2",
+        "--prompts": ("a snq bear", "w@z yarn"),
+        "--seeds": "0..5",
+        "--lora-file": trained["lora_file"],
+    }
+    assert main(words("generate", draw, {"--output-dir": str(tmp_path / "all")})) == 0
+    for aspect, file in (("content", "004_seed4.png"), ("style", "010_seed4.png")):
+        best = {
+            "--best": "2",
+            f"--{aspect}-dir": str(tmp_path / "all" / file),
+            f"--{aspect}-extractor": str(encoders / aspect),
+            "--output-dir": str(tmp_path / aspect),
+        }
+        capsys.readouterr()
+        assert main([*words("generate", draw, best), "--grid"]) == 0
+        out, err = capsys.readouterr()
+        kept = [Path(line).name for line in out.splitlines()]
+        assert len(kept) == 5 and kept[-1] == "grid.png"
+        assert "004_seed4.png" not in kept and kept[0 if aspect == "content" else 2].endswith("_seed4.png")
+        first = Image.open(tmp_path / aspect / kept[0 if aspect == "content" else 2])
+        assert first.text[f"{aspect}_alignment"] == "1.0000" and first.text["seed"] == "4"
+        told = [line for line in err.splitlines() if line.startswith("best of 6")]
+        assert len(told) == 2 and f"seed 4 ({aspect} 1.000)" in "".join(told) and "; all: " in told[0]
+    bad = {"--best": "2", "--content-dir": "/nowhere", "--content-extractor": str(encoders / "content")}
+    refused(
+        words("generate", draw, bad, {"--output-dir": str(tmp_path / "no")}), capsys, tmp_path, "/nowhere"
+    )
+
+
+def test_the_best_are_kept_from_python_too(tiny_base, folders):
+    import b4m
+
+    encoder = str(ROOT / "examples/world/encoders/style")
+    given = {"base_model": tiny_base, "preset": "embedded", "size": SIZE, "steps": 1, "prompts": "x"}
+    images = b4m.generate(**given, seeds="0..3", best=1, style_dir=folders["style"], style_extractor=encoder)
+    assert len(images) == 1
+    assert any(
+        list(images[0].getdata()) == list(each.getdata()) for each in b4m.generate(**given, seeds="0..3")
+    )
 
 
 def test_evaluate_scores_a_pair_from_its_file(trained, tiny_base, folders, tmp_path, capsys):

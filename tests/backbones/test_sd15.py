@@ -142,10 +142,10 @@ def test_the_loss_is_that_of_the_noise_process(made, folders, tmp_path):
     learner = task.start(backbone)
     images = torch.tensor([0, 1, 2])
     cache = learner.encode(torch.device("cpu"))
-    noise, timesteps = draw_noise(1, 0, range(3), cache.latents.shape[1:], 1000)
-    latents, conditions = cache.latents[images], cache.conditions(images)
+    noise, timesteps = draw_noise(1, 0, range(3), cache.latents[0].shape, 1000)
+    latents, conditions = torch.stack(list(cache.latents[:3])), cache.conditions(images)
     weights = torch.full((3,), 1 / 3)
-    loss, of_samples = learner.loss(Batch(images, latents, noise, timesteps, weights, conditions, 0))
+    loss, of_samples = learner.loss(Batch(images, latents, noise, timesteps, weights, conditions, range(3)))
     process = DDPMScheduler.from_config(backbone.pipe.scheduler.config)
     with torch.no_grad():
         said = backbone.denoiser(
@@ -161,7 +161,7 @@ def test_the_loss_is_that_of_the_noise_process(made, folders, tmp_path):
 def test_training_sees_latents_and_prompts_as_the_pipeline_makes_them(made, folders):
     backbone = open_backbone(made.base)
     pipe, (image, *_) = backbone.pipe, load_folder(folders["content"], SIZE)
-    assert backbone.image_conditions(image, SIZE) == {}
+    assert backbone.image_conditions(image) == {}
     with torch.no_grad():
         latents = pipe.vae.encode(image.pixels[None]).latent_dist.mode() * pipe.vae.config.scaling_factor
         tokens = pipe.tokenizer([PROMPT], padding="max_length", max_length=16, return_tensors="pt").input_ids

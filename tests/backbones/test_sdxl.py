@@ -65,7 +65,7 @@ def broken(tiny_base, folder, **changes) -> str:
         ({"unet__config.json": {"addition_embed_type": "text"}}, "no text_time conditioning"),
         ({"model_index.json": None}, "model_index.json is missing"),
         ({"model_index.json": b"{"}, "model_index.json is missing or broken"),
-        ({"unet": None}, "cannot be loaded"),
+        ({"unet": None}, "unet/config.json is missing or broken; download or copy the model again"),
         ({"unet__diffusion_pytorch_model.safetensors": b"not safetensors"}, "cannot be loaded"),
         ({"scheduler__scheduler_config.json": {"prediction_type": "sample"}}, "prediction type 'sample'"),
     ],
@@ -96,6 +96,13 @@ def test_another_vae_is_used_and_one_that_does_not_fit_refused(tiny_base, tmp_pa
     wide.save_pretrained(tmp_path / "wide")
     with pytest.raises(UserError, match="4 channels, the VAE makes 16"):
         open_backbone(tiny_base, str(tmp_path / "wide"))
+    tiny_pipeline(seed=5).vae.save_pretrained(tmp_path / "scaled")
+    config = tmp_path / "scaled/config.json"
+    config.write_text(json.dumps({**json.loads(config.read_text()), "scaling_factor": 0.13025}))
+    with pytest.raises(
+        UserError, match="VAE .*/scaled: it scales latents by 0.13025, the base model's own by 0.18"
+    ):
+        open_backbone(tiny_base, str(tmp_path / "scaled"))
     with pytest.raises(UserError, match="VAE .*/unet"):
         open_backbone(tiny_base, str(Path(tiny_base) / "unet"))
 
@@ -207,6 +214,9 @@ def test_the_hash_of_a_denoiser_is_of_its_architecture(backbone, tmp_path):
     backbone.denoiser.save_pretrained(tmp_path)
     assert denoiser_hash(UNet2DConditionModel.from_pretrained(tmp_path)) == plain
     assert denoiser_hash(altered(sample_size=16)) == plain
+    assert denoiser_hash(altered(upcast_attention=None)) == plain, (
+        "SDXL's own file has it, converted ones do not"
+    )
     later = altered()
     later.register_to_config(setting_of_a_later_release=None)
     assert denoiser_hash(later) == plain, "a setting at its default does not count"

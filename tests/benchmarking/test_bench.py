@@ -146,7 +146,7 @@ def model_and_cache() -> tuple[Bare, Cache]:
     vae = models.random_model(models.AutoencoderKL, models.VAES["small"], torch.float32, CPU)
     scheduler = models.EulerDiscreteScheduler(beta_schedule="scaled_linear")
     return Bare(unet, vae, scheduler), Cache(
-        latents=torch.randn(4, 4, 8, 8),
+        latents=list(torch.randn(4, 4, 8, 8)),
         by_prompt={"hidden": torch.randn(4, 5, 48), "pooled": torch.randn(4, 24)},
         by_image={"time_ids": torch.full((4, 6), 64.0)},
         prompt=torch.arange(4),
@@ -248,7 +248,7 @@ def test_estimate_is_what_autograd_keeps():
         return tensor
 
     with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
-        model.predict(cache.latents[:1], torch.tensor([3]), cache.conditions(torch.tensor([0])))
+        model.predict(cache.latents[0][None], torch.tensor([3]), cache.conditions(torch.tensor([0])))
     weights = {p.untyped_storage().data_ptr() for p in (*unet.parameters(), *unet.buffers())}
     real = sum(t.untyped_storage().nbytes() for at, t in kept.items() if at not in weights)
     assert 0.7 < one["activations"] / real < 1.4

@@ -1,12 +1,15 @@
 """Settings: presets hold the published values, flags win over the file, every bad value is a UserError."""
 
 import dataclasses
+import re
 from dataclasses import dataclass, fields, replace
 
 import pytest
+import yaml
 from conftest import refused
 
-from b4m.config.fields import InputPath, ModelName, OutputPath, check, deciding, setting, to_yaml
+from b4m.config.fields import InputPath, ModelName, OutputPath, check, deciding, setting, sides, to_yaml
+from b4m.config.foreign import ANSWERS, RENAMED
 from b4m.config.presets import EMBEDDED, PRESETS, SDXL
 from b4m.config.resolve import presets_of, resolve
 from b4m.config.sampling import DrawnWith, GenerateConfig
@@ -32,7 +35,13 @@ CONTENT = {"content_dir": "c", "partner_dirs": ("s1", "s2")}
 STYLE = {"style_dir": "s", "partner_dirs": ("c1", "c2")}
 BOTH = {"content_dir": "c", "style_dir": "s"}
 SECOND = {**BOTH, "content_file": "b", "style_file": "d"}
-GIVEN = {ContentConfig: CONTENT, StyleConfig: STYLE, SecondConfig: SECOND, JointConfig: BOTH}
+ONE_RATE = {"lr": 0.001, "partner_lr": 0.001}  # as --prodigy wants it
+GIVEN = {
+    ContentConfig: CONTENT | ONE_RATE,
+    StyleConfig: STYLE | ONE_RATE,
+    SecondConfig: SECOND,
+    JointConfig: BOTH,
+}
 
 
 # presets, file and flags
@@ -371,7 +380,7 @@ def altered(config: object) -> dict[str, object]:
 
 @pytest.mark.parametrize("cls", [*GIVEN, Heard])
 def test_resuming_follows_from_the_flag(cls):
-    config = resolve(cls, **GIVEN.get(cls, CONTENT))
+    config = resolve(cls, **GIVEN.get(cls, CONTENT | ONE_RATE))
     names = {f.name for f in deciding(cls)}
     kept = settings_of(config, {}, 1)
     assert kept.keys() == {"stage", "processes", *names}
@@ -386,8 +395,8 @@ def test_resuming_follows_from_the_flag(cls):
 
 @pytest.mark.parametrize("cls", [*GIVEN, Heard, GenerateConfig])
 def test_the_key_of_a_study_follows_from_the_flag(cls):
-    given = {GenerateConfig: {"prompts": "x"}, Heard: CONTENT, **GIVEN}[cls]
-    config = resolve(cls, **given)
+    drawn = {"prompts": "x", "seeds": (1, 2), "best": 1, **BOTH}
+    config = resolve(cls, **{GenerateConfig: drawn, Heard: CONTENT | ONE_RATE, **GIVEN}[cls])
     names = {f.name for f in deciding(cls, paths=True)}
     for name, changed in altered(config).items():
         assert (_key(changed) != _key(config)) == (name in names), name
@@ -401,7 +410,9 @@ def test_the_facts_in_an_image_follow_from_the_flag():
     assert drawn_with(config) == {name: str(value) for name, value in given.items() if value is not None}
     assert {"base_model", "style_file", "negative_prompt", "style_strength"} <= drawn_with(config).keys()
     left_out = {f.name for f in fields(GenerateConfig)} - {f.name for f in fields(DrawnWith)}
-    assert left_out == {"output_dir", "prompts", "seeds", "grid"}  # an image has one prompt and one seed
+    of_the_best = {"best", "content_dir", "style_dir", "content_extractor", "style_extractor"}
+    # An image has one prompt and one seed.
+    assert left_out == {"output_dir", "prompts", "seeds", "grid", "overwrite", *of_the_best}
 
 
 def test_the_flag_and_the_type_decide_and_no_name_does():
@@ -424,7 +435,7 @@ def test_what_other_settings_do_not_decide():
         "shard",
         "skip_not_finite",
         "preview_every",
-        "preview_prompt",
+        "preview_prompts",
         "checkpoint_every",
         "tracker",
     }
@@ -456,6 +467,79 @@ def test_a_path_is_one_by_its_type_and_not_by_its_name():
             lambda name=name, value=value: made(**{name: value}), f"--{name.replace('_', '-')}", "too long"
         )
     assert made(words=None, teacher=None, more_words="a/b").more_words == ("a/b",)
+
+
+def test_a_size_is_a_side_or_two():
+    sizes = {64: 64, "64": 64, "1216x832": "1216x832", "832 X 1216": "832x1216", (8, 16): "8x16", "96x96": 96}
+    for given, size in {**sizes, "1216×832": "1216x832"}.items():
+        config = resolve(GenerateConfig, prompts="x", size=given)
+        assert config.size == size and resolve(GenerateConfig, **yaml.safe_load(to_yaml(config))) == config
+        assert sides(config.size) == tuple(map(int, str(size).split("x"))) * (
+            2 if isinstance(size, int) else 1
+        )
+    for bad in ("x", "8x", "x8", "8x8x8", "8.5", True, None, "", (8,) * 3, "-8", [64, "a"], 10**5000):
+        refused(lambda bad=bad: resolve(GenerateConfig, prompts="x", size=bad), "--size", "1216x832")
+    for bad in ("4x64", "64x9000", 4):
+        refused(
+            lambda bad=bad: resolve(GenerateConfig, prompts="x", size=bad), "--size", "between 8 and 8192"
+        )
+
+
+def test_seeds_may_be_ranges():
+    seeds = {"0..3": (0, 1, 2, 3), ("5", "7..8", 1): (5, 7, 8, 1), "4..4": (4,), 3: (3,)}
+    for given, found in seeds.items():
+        assert resolve(GenerateConfig, prompts="x", seeds=given).seeds == found
+    drawn = {"prompts": "x", "lora_file": "l", **BOTH}
+    assert resolve(EvaluateConfig, **drawn, seeds="0..31").seeds == tuple(range(32))
+    for bad in ("0-3", "1,2", "3..1", "0..99999999999", "a..b", "..3", "0...3", "1 2"):
+        refused(lambda bad=bad: resolve(GenerateConfig, prompts="x", seeds=bad), "--seeds", bad)
+    refused(lambda: resolve(GenerateConfig, prompts="x", seeds="0-3"), "a range of them as in 0..31")
+    refused(lambda: resolve(GenerateConfig, prompts="x", seeds="-1"), "--seeds -1: must be between 0 and")
+
+
+def test_the_best_are_compared_with_something():
+    drawn = {"prompts": "x", "seeds": "0..7"}
+    assert resolve(GenerateConfig, **drawn, best=2, style_dir="s").best == 2
+    refused(lambda: resolve(GenerateConfig, **drawn, best=2), "--best needs --content-dir, --style-dir")
+    refused(lambda: resolve(GenerateConfig, **drawn, content_dir="c"), "--content-dir goes with --best")
+    refused(lambda: resolve(GenerateConfig, **drawn, best=9, style_dir="s"), "--best 9 of 8 seeds", "0..71")
+
+
+@pytest.mark.parametrize(
+    ("cls", "theirs", "words"),
+    [
+        (ContentConfig, "train_batch_size", "--target-rows"),
+        (ContentConfig, "max_train_steps", "--steps"),
+        (GenerateConfig, "num_inference_steps", "--steps"),
+        (ContentConfig, "learning_rate", "--lr"),
+        (ContentConfig, "network_dim", "--rank"),
+        (SecondConfig, "network_dim", "unknown setting"),  # whose rank is that of its files
+        (ContentConfig, "instance_data_dir", "it is --content-dir here"),
+        (SecondConfig, "train_data_dir", "--content-dir or --style-dir"),
+        (StyleConfig, "resume_from_checkpoint", "goes on by itself"),
+        (GenerateConfig, "width", "--size 1216x832"),
+        (GenerateConfig, "prompt", "--prompts"),
+        (GenerateConfig, "content_strenght", "is --content-strength meant?"),
+        (ContentConfig, "nonsense", "known: "),
+    ],
+)
+def test_settings_of_other_tools_are_answered_with_ours(cls, theirs, words, tmp_path):
+    given = {GenerateConfig: {"prompts": "x"}, **GIVEN}[cls]
+    refused(lambda: resolve(cls, **given, **{theirs: "1"}), theirs, words, limit=1500)
+    (tmp_path / "run.yaml").write_text(f"{theirs}: 1\n")
+    refused(lambda: resolve(cls, None, tmp_path / "run.yaml", **given), theirs, words, limit=1500)
+
+
+def test_what_other_tools_call_our_settings_is_about_settings():
+    classes = (*JOBS.values(), GenerateConfig, EvaluateConfig, ExportConfig)
+    known = {f.name for cls in classes for f in fields(cls)}
+    theirs = [name for names in (*RENAMED.values(), *ANSWERS.values()) for name in names.split()]
+    assert RENAMED.keys() <= known
+    for said in ANSWERS:
+        assert {name.replace("-", "_") for name in re.findall(r"--([a-z-]+)", said)} <= known
+    for name in theirs:
+        # Another tool's name that is ours too is ours, and its answer would never be given in every job.
+        assert not all(name in {f.name for f in fields(cls)} for cls in classes), name
 
 
 def test_a_setting_without_a_default_must_be_given():

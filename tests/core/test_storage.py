@@ -1,5 +1,6 @@
 """Atomic writes and checked reads: a crash leaves the old file, and no torn file is ever read."""
 
+import json
 import os
 import subprocess
 import sys
@@ -131,6 +132,50 @@ def test_truncated_missing_and_foreign_files_are_refused(tmp_path):
         with pytest.raises(UserError) as caught:
             read_tensors(wrong)
         one_line(caught, wrong)
+
+
+@pytest.mark.parametrize("value", [1600, 0.5, None, True, {"r": 4}, ["a"]])
+def test_metadata_that_is_no_text_becomes_text(tmp_path, value):
+    """safetensors itself reads no such file, whose tensors are whole."""
+    path = tmp_path / "x.safetensors"
+    write_tensors(path, TENSORS, {})
+    data = path.read_bytes()
+    start = 8 + int.from_bytes(data[:8], "little")
+    entries = {**json.loads(data[8:start]), "__metadata__": {"steps": value, "title": "größer"}}
+    text = json.dumps(entries).encode()
+    path.write_bytes(len(text).to_bytes(8, "little") + text + data[start:])
+    tensors, metadata = read_tensors(path)
+    assert metadata == {"steps": json.dumps(value), "title": "größer"}
+    assert tensors.keys() == TENSORS.keys() and all(torch.equal(tensors[k], TENSORS[k]) for k in TENSORS)
+    path.write_bytes(path.read_bytes()[:-1])
+    with pytest.raises(UserError) as caught:
+        read_tensors(path)
+    one_line(caught, path, "not a whole safetensors file")
+
+
+@pytest.mark.parametrize(
+    ("content", "word"),
+    [
+        (b"PK\x03\x04" + bytes(99), "zip archive, as pickled"),
+        (b"\x80\x02}q\x00X\x06\x00" + bytes(99), "is pickled"),
+        (b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 7\n", "pointer of Git LFS"),
+        (b"<!DOCTYPE html><html></html>", "web page"),
+    ],
+)
+def test_what_people_have_in_place_of_a_file_of_tensors_is_named(tmp_path, content, word):
+    path = tmp_path / "x.safetensors"
+    path.write_bytes(content)
+    with pytest.raises(UserError) as caught:
+        read_tensors(path)
+    one_line(caught, path, word)
+
+
+def test_a_header_whose_length_looks_like_a_pickle_is_read(tmp_path):
+    path = tmp_path / "x.safetensors"
+    write_tensors(path, {}, {"x": "y" * 600})
+    length = int.from_bytes(path.read_bytes()[:8], "little")
+    write_tensors(path, {}, {"x": "y" * (600 + 0x0280 - length)})
+    assert path.read_bytes()[:3] == b"\x80\x02\x00" and read_tensors(path)[0] == {}
 
 
 def test_the_fingerprint_sees_every_part():

@@ -9,7 +9,8 @@ import pytest
 import torch
 from conftest import SIZE, picture, refused
 
-from b4m.data.inputs import Group, Inputs, Source, partner_prompt, read_inputs
+from b4m.data.inputs import Group, Inputs, Source, read_inputs
+from b4m.data.summary import summarise
 from b4m.methods.registry import method_of
 
 
@@ -114,12 +115,6 @@ def test_captions_win_over_prompts(inputs, folders, tmp_path):
     assert given.prompts == ("my bear", "a snq bear on snow", "my bear", "a star in neon style", "two")
 
 
-def test_partner_prompts_from_names():
-    assert partner_prompt("style", "styles/02_water-colour.png") == "a picture in water colour style"
-    assert partner_prompt("content", "things/Garden House/") == "a photo of Garden House"
-    assert partner_prompt("content", "123") == "a photo of another"
-
-
 def test_missing_images_are_refused(inputs, tmp_path):
     (tmp_path / "empty").mkdir()
     refused(lambda: inputs("content", content_dir=str(tmp_path / "none")), tmp_path / "none")
@@ -136,7 +131,7 @@ def test_images_are_read_at_the_resolution_and_with_the_fit(inputs):
 def test_what_a_run_says_of_its_images(inputs, folders):
     found = inputs("content")
     files = sorted(Path(folders["content"]).iterdir())
-    shown = found.shown()
+    shown = summarise(found, None).entries
     assert json.loads(json.dumps(shown)) == shown and len(shown) == len(found.images) == 6
     assert [entry["shows"] for entry in shown] == ["content"] * 3 + ["partner style"] * 3
     assert [entry["file"] for entry in shown[:3]] == list(map(str, files))

@@ -546,6 +546,14 @@ def test_a_pair_is_drawn_scored_and_written(config, drawn, tmp_path):
     assert again["summary"] == results["summary"] and len(drawn) == 4
 
 
+def test_images_need_not_be_square_and_foreign_syntax_gets_a_line(config, tmp_path, capsys):
+    results = evaluate(config(size="24x16", prompts=("a (bear:1.2)",), seeds="3..4"))
+    assert results["summary"]["rows"]["pictures"]["pictures"] == 2
+    image = Image.open(tmp_path / "out/pictures/000_seed3.png")
+    assert image.size == (24, 16) and image.text["size"] == "24x16"
+    assert "(bear:1.2): no word has a weight" in capsys.readouterr().err
+
+
 def test_drawing_continues_where_it_was_stopped(config, drawn, monkeypatch):
     monkeypatch.setattr(b4m.evaluation.evaluate, "SAMPLES_AT_ONCE", 1)
     shots = planned(config())

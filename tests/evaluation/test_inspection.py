@@ -13,6 +13,7 @@ import pytest
 import torch
 from conftest import tiny_pipeline
 from PIL import Image
+from safetensors.torch import save_file
 
 from b4m.core.errors import UserError
 from b4m.evaluation import inspection, inspection_report
@@ -232,6 +233,30 @@ def test_a_fused_file_and_any_other_lora(fused, tmp_path, trained, dtype):
         for layer, (up, down) in load_lora(file)[0].items():
             sizes = frozen_sizes(len(up), down.shape[1], 0.5) if metadata else None
             agree(report["layers"][layer], dense(up, down, sizes))
+
+
+def test_a_convolution_is_measured_as_the_matrix_that_it_is(tmp_path):
+    up, down = torch.randn(8, 3), torch.randn(3, 4, 3, 3)
+    save_lora(tmp_path / "x.safetensors", {"mid_block.resnets.0.conv1": (up, down)}, {})
+    report = inspect(InspectConfig(file=str(tmp_path / "x.safetensors"), output=str(tmp_path)))
+    agree(report["layers"]["mid_block.resnets.0.conv1"], dense(up, down.flatten(1), None))
+
+
+def test_the_scale_of_a_folder_of_peft_counts(tmp_path):
+    up, down = torch.randn(8, 2), torch.randn(2, 6)
+    name = "base_model.model.mid_block.attentions.0.proj_in"
+    tensors = {f"{name}.lora_A.weight": down, f"{name}.lora_B.weight": up}
+    save_file(tensors, tmp_path / "adapter_model.safetensors")
+    (tmp_path / "adapter_config.json").write_text('{"r": 2, "lora_alpha": 6}')
+    report = inspect(InspectConfig(file=str(tmp_path), output=str(tmp_path / "out")))
+    agree(report["layers"]["mid_block.attentions.0.proj_in"], dense(3 * up, down, None))
+
+
+def test_what_is_no_plain_lora_is_refused_by_name(tmp_path):
+    name = "unet.mid_block.attentions.0.proj_in"
+    tensors = {f"{name}.lokr_w1": torch.ones(2, 2), f"{name}.lokr_w2": torch.ones(3, 3)}
+    save_file(tensors, tmp_path / "x.safetensors")
+    refused(tmp_path, ["a LoKr", "plain LoRAs"], file=str(tmp_path / "x.safetensors"))
 
 
 def test_a_factor_that_is_not_given_is_untrained(trained, tiny_base, tmp_path):

@@ -9,11 +9,13 @@ from diffusers.loaders.lora_conversion_utils import (
     _convert_non_diffusers_lora_to_diffusers,
     _maybe_map_sgm_blocks_to_diffusers,
 )
+from diffusers.loaders.single_file_utils import convert_ldm_unet_checkpoint
 from diffusers.utils.state_dict_utils import convert_state_dict_to_kohya, convert_unet_state_dict_to_peft
 from torch import nn
 
+from b4m.backbones.published import empty_unet
 from b4m.backbones.sdxl import SDXL
-from b4m.files.dialects import DIALECTS, detect, parse
+from b4m.files.dialects import _WORDS, DIALECTS, detect, parse
 
 ROOT = Path(__file__).parents[2]
 CONFIG = dict(  # stabilityai/stable-diffusion-xl-base-1.0, unet/config.json
@@ -145,9 +147,10 @@ def test_the_feed_forward_and_projections_too(sdxl):
         "lora_unet_input_blocks_٤_1_" + Q,
         "lora_unet_input_blocks_" + "9" * 5000 + "_1_" + Q,
         "lora_unet_middle_block_2_" + Q,
-        "lora_unet_output_blocks_0_0_emb_layers_1",
-        "lora_unet_down_blocks_1_resnets_0_conv1",
-        "lora_unet_conv_in",
+        "lora_unet_output_blocks_0_1_emb_layers_1",
+        "lora_unet_output_blocks_1_2_conv",  # where SDXL's block is not at its end
+        "lora_unet_down_blocks_1_resnets_0_conv3",
+        "lora_unet_conv_mid",
         "lora_unet_down_blocks_1_attentions_0_" + Q + "_extra",
         "lora_te1_text_model_encoder_layers_0_self_attn_q_proj",
         "lora_te2_text_model_encoder_layers_0_mlp_fc1",
@@ -162,15 +165,118 @@ def test_names_outside_the_grammar_are_unknown(name):
 
 
 def test_layers_outside_the_grammar_have_no_name():
-    for layer in ("time_embedding.linear_1", "down_blocks.1.resnets.0.conv1", "down_blocks.1.attn1.to_q"):
+    for layer in ("time_embedding.linear_3", "down_blocks.1.resnets.0.norm1", "down_blocks.1.attn1.to_q"):
         for dialect in ("kohya", "kohya-original"):
             assert DIALECTS[dialect].write(layer, 2) is None
     # a slot that a block of this depth does not have
     assert DIALECTS["kohya-original"].write(f"down_blocks.1.attentions.2.{Q}", 2) is None
     assert DIALECTS["kohya-original"].write(f"up_blocks.1.attentions.3.{Q}", 2) is None
     assert DIALECTS["kohya-original"].write(f"mid_block.attentions.1.{Q}", 2) is None
+    assert DIALECTS["kohya-original"].write("up_blocks.1.resnets.3.conv1", 2) is None
+    assert DIALECTS["kohya-original"].write("up_blocks.0.upsamplers.0.conv", 2) is None  # _1 or _2?
     assert DIALECTS["diffusers-processor"].write("mid_block.attentions.0.proj_in", 2) is None
     assert parse("unet.mid_block.attentions.0.proj_in_lora.down.weight") is None
+
+
+def adaptable(unet) -> list[str]:
+    """Every linear layer and convolution."""
+    return [name for name, module in unet.named_modules() if isinstance(module, nn.Linear | nn.Conv2d)]
+
+
+@pytest.mark.parametrize("dialect", ["kohya", "kohya-original", "diffusers", "published"])
+@pytest.mark.parametrize("title", ["Stable Diffusion XL", "Stable Diffusion 1.x"])
+def test_names_of_convolutions_and_embeddings_go_there_and_back(title, dialect):
+    layers = adaptable(empty_unet(title))
+    written = {layer: DIALECTS[dialect].write(layer, 2) for layer in layers}
+    nameless = [layer for layer, name in written.items() if name is None]
+    assert all("upsamplers" in layer for layer in nameless) and bool(nameless) == (
+        dialect == "kohya-original"
+    )
+    names = {name: layer for layer, name in written.items() if name}
+    assert len(names) == len(layers) - len(nameless) > 200
+    ending = DIALECTS[dialect].down
+    assert all(parse(f"{name}{ending}") == (dialect, layer, "down") for name, layer in names.items())
+
+
+def test_original_names_are_those_of_the_checkpoints():
+    """Diffusers' reader of SDXL checkpoints takes each of our original names for the layer that it is of."""
+    unet = empty_unet("Stable Diffusion XL")
+    biases = ("label_emb.0.0", "label_emb.0.2", "output_blocks.2.2.conv", "output_blocks.5.2.conv")
+    names: dict = {f"{name}.bias": None for name in biases}  # which the reader counts on
+    for layer in adaptable(unet):
+        if name := DIALECTS["kohya-original"].write(layer, 2):
+            dotted = _WORDS.sub(lambda found: found[1] or ".", name.removeprefix("lora_unet_"))
+            names[f"{dotted}.weight"] = f"{layer}.weight"
+    names |= {"output_blocks.2.2.conv.weight": "up_blocks.0.upsamplers.0.conv.weight",
+              "output_blocks.5.2.conv.weight": "up_blocks.1.upsamplers.0.conv.weight"}  # fmt: skip
+    found = convert_ldm_unet_checkpoint(
+        {f"model.diffusion_model.{key}": layer for key, layer in names.items()}, unet.config
+    )
+    assert {key: value for key, value in found.items() if value} == {x: x for x in names.values() if x}
+    assert len(names) == len(adaptable(unet)) + len(biases)
+
+
+@pytest.mark.parametrize(
+    ("name", "layer"),
+    [
+        ("lora_unet_output_blocks_2_2_conv", "up_blocks.0.upsamplers.0.conv"),
+        (
+            "lora_unet_output_blocks_2_1_conv",
+            "up_blocks.0.upsamplers.0.conv",
+        ),  # of SD 1.x, without attention there
+        ("lora_unet_input_blocks_3_0_op", "down_blocks.0.downsamplers.0.conv"),
+        ("lora_unet_input_blocks_0_0", "conv_in"),
+        ("lora_unet_out_2", "conv_out"),
+        ("lora_unet_time_embed_2", "time_embedding.linear_2"),
+        ("lora_unet_label_emb_0_0", "add_embedding.linear_1"),
+        ("lora_unet_time_embedding_linear_1", "time_embedding.linear_1"),
+        ("lora_unet_middle_block_2_out_layers_3", "mid_block.resnets.1.conv2"),
+        ("lora_unet_input_blocks_4_0_skip_connection", "down_blocks.1.resnets.0.conv_shortcut"),
+        ("lora_unet_down_blocks_1_resnets_0_time_emb_proj", "down_blocks.1.resnets.0.time_emb_proj"),
+        ("lycoris_down_blocks_1_resnets_0_conv1", "down_blocks.1.resnets.0.conv1"),
+        ("unet.input_blocks.4.1." + Q, "down_blocks.1.attentions.0." + Q),
+        ("diffusion_model.input_blocks.4.1." + Q, "down_blocks.1.attentions.0." + Q),
+        ("model.diffusion_model.input_blocks.4.0.in_layers.2", "down_blocks.1.resnets.0.conv1"),
+        ("module.unet._orig_mod.mid_block.attentions.0." + Q, "mid_block.attentions.0." + Q),
+        ("base_model.model.unet.mid_block.attentions.0." + Q, "mid_block.attentions.0." + Q),
+    ],
+)
+@pytest.mark.parametrize(
+    "ending", ["lora_down.weight", "lora_A.weight", "lora.down.weight", "lora_A.style.weight"]
+)
+def test_what_tools_put_before_or_after_one_name_is_read(name, layer, ending):
+    assert parse(f"{name}.{ending}")[1:] == (layer, "down")
+
+
+def test_endings_of_other_kinds_are_told():
+    name = "lora_unet_mid_block_attentions_0_proj_in"
+    ends = {
+        "lora_mid.weight": "mid",
+        "dora_scale": "magnitude",
+        "hada_w1_a": "hada_w1_a",
+        "lokr_t2": "lokr_t2",
+    }
+    for end, part in ends.items():
+        assert parse(f"{name}.{end}") == ("other", "mid_block.attentions.0.proj_in", part)
+    for end in ("", ".weight", ".default.weight"):
+        found = parse(f"unet.mid_block.attentions.0.proj_in.lora_magnitude_vector{end}")
+        assert found and found[2] == "rows", end
+    for end in ("hada_w3_a", "lokr_t1", "lora_E", "diff", "weight", "bias"):
+        assert parse(f"{name}.{end}") is None
+    assert parse("unet.mid_block." + "x" * 300 + ".lora_A.weight") is None
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "transformer.single_transformer_blocks.0.attn.to_k",
+        "model.layers.0.self_attn.q_proj",
+        "x",
+        "unet.foo.to_q",
+    ],
+)
+def test_names_of_other_models_are_unknown(name):
+    assert parse(f"{name}.lora_A.weight") is None and parse(f"base_model.model.{name}.lora_A.weight") is None
 
 
 def test_a_file_of_two_dialects_is_named_so():

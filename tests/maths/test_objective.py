@@ -82,8 +82,13 @@ def test_loss_is_equation_12(targets):
 
 @pytest.mark.parametrize("at_once", [1, 2, 4, 5, 9])
 def test_parts_are_all_samples_in_order(at_once):
-    parts = [list(range(5))[part] for part in in_parts(5, at_once)]
+    parts = in_parts(["square"] * 5, at_once)
     assert sum(parts, []) == list(range(5)) and max(map(len, parts)) == min(at_once, 5)
+
+
+def test_parts_have_one_shape_each_and_keep_the_order_within_it():
+    assert in_parts("abaab", None) == [[0, 2, 3], [1, 4]]
+    assert in_parts("abaab", 2) == [[0, 2], [3], [1, 4]]
 
 
 @pytest.mark.parametrize("prediction_type", ["epsilon", "v_prediction"])
@@ -137,3 +142,30 @@ def test_min_snr_weight(prediction_type):
     )
     plain, weighed = objective(*args)[1], objective(*args, snr_gamma=5.0)[1]
     torch.testing.assert_close(weighed, plain * weights)
+
+
+def test_a_mask_makes_the_mean_one_over_what_counts():
+    prediction, target = torch.randn(2, 3, *SHAPE, generator=torch.Generator().manual_seed(1))
+    mask = torch.zeros(3, 1, *SHAPE[1:])
+    mask[0, :, :2], mask[1], mask[2, :, 0, 0] = 1, 0.5, 0.25
+    prediction.requires_grad_()
+    losses = sample_losses(prediction, target, mask)
+    errors = (prediction - target).square()
+    expected = torch.stack([errors[0, :, :2].mean(), errors[1].mean(), errors[2, :, 0, 0].mean()])
+    torch.testing.assert_close(losses, expected)
+    losses.sum().backward()
+    assert prediction.grad is not None and torch.equal(prediction.grad != 0, (mask > 0).expand_as(prediction))
+
+
+def test_a_batch_counts_what_its_mask_says():
+    latents, noise, timesteps = batch()
+    mask = torch.zeros(5, 1, *SHAPE[1:])
+    mask[..., 0] = 1
+    args = (latents, noise, timesteps, torch.ones(5), ALPHAS, "epsilon")
+
+    def off(columns: int) -> torch.Tensor:
+        wrong = noise.clone()
+        wrong[..., -columns:] += 1
+        return objective(lambda noisy, t: wrong, *args, mask=mask)[1]
+
+    assert torch.equal(off(SHAPE[2] - 1), torch.zeros(5)) and (off(SHAPE[2]) > 0.9).all()

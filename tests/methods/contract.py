@@ -41,7 +41,7 @@ def config_of(job: type[TrainConfig], output_dir: Path, known: Mapping[str, Any]
 def question(base_model: str, folder: str) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
     """Latents, timesteps and conditions to ask a denoiser with."""
     cached = encode(open_backbone(base_model), load_folder(folder, SIZE)[:2], ["a photo of snq", "w@z style"])
-    noisy = torch.randn(cached.latents.shape, generator=torch.Generator().manual_seed(1))
+    noisy = torch.randn(2, *cached.latents[0].shape, generator=torch.Generator().manual_seed(1))
     return noisy, torch.tensor([10, 900]), cached.conditions(torch.tensor([0, 1]))
 
 

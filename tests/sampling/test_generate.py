@@ -5,7 +5,7 @@ import dataclasses
 import numpy as np
 import pytest
 import torch
-from conftest import SIZE
+from conftest import SIZE, refused
 from diffusers import StableDiffusionXLPipeline
 from PIL import Image
 
@@ -18,9 +18,11 @@ from b4m.files.concept import load_concept, save_concept
 from b4m.files.export import export
 from b4m.files.lora import load_lora, save_lora
 from b4m.files.settings import ExportConfig
+from b4m.sampling import generate as generating
 from b4m.sampling.attach import attach, detach
 from b4m.sampling.generate import generate
 from b4m.sampling.grid import grid
+from b4m.sampling.prompts import notes
 from b4m.sampling.sample import sample
 
 PROMPT = "a photo of snq bear in w@z yarn style"
@@ -198,11 +200,105 @@ def test_pngs_carry_what_they_were_made_with(tiny_base, trained, tmp_path):
     )
     assert (facts["content_strength"], facts["style_strength"]) == ("1.0", "0.5")
     assert facts["lora_file"] == trained["lora_file"] and facts["base_model"] == tiny_base
-    first = [np.asarray(Image.open(path)) for path in paths[:4]]
+    again = generate(config)
+    assert [path.name for path in again] == [
+        "004_seed5.png",
+        "005_seed6.png",
+        "006_seed5.png",
+        "007_seed6.png",
+        "grid_004.png",
+    ]
+    for old, new in zip(paths, again, strict=True):
+        assert np.array_equal(*(np.asarray(Image.open(path)) for path in (old, new)))
+
+
+def bytes_of(folder) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in folder.iterdir()}
+
+
+def test_images_of_another_run_are_never_replaced(tiny_base, tmp_path):
+    out = tmp_path / "out"
+    generate(options(tiny_base, tmp_path, prompts=["a", "b", "c"], grid=True))
+    before = bytes_of(out)
+    (out / "holiday.png").write_bytes(b"not ours")
+    assert [path.name for path in generate(options(tiny_base, tmp_path, prompts="d"))] == ["003_seed77.png"]
+    assert before.items() <= bytes_of(out).items()
+    (out / "001_seed77.png").unlink()  # a gap is not filled: the numbers say what came later
+    assert generate(options(tiny_base, tmp_path, prompts="e"))[0].name == "004_seed77.png"
+    again = generate(options(tiny_base, tmp_path, prompts="f", overwrite=True))
+    assert again[0].name == "000_seed77.png" and Image.open(again[0]).text["prompt"] == "f"
+    assert (out / "holiday.png").read_bytes() == b"not ours"
+
+
+def test_two_runs_at_once_take_different_names(tiny_base, tmp_path, monkeypatch):
+    """The other one writes between our look at the folder and our first image."""
+    config = options(tiny_base, tmp_path, prompts=["a"], grid=True)
     generate(config)
-    assert all(
-        np.array_equal(old, np.asarray(Image.open(path))) for old, path in zip(first, paths, strict=False)
-    )
+    before = bytes_of(tmp_path / "out")
+    monkeypatch.setattr(generating, "_next_number", lambda folder: 0)
+    paths = generate(options(tiny_base, tmp_path, prompts=["b"], grid=True))
+    assert [path.name for path in paths] == ["001_seed77.png", "grid_001.png"]
+    assert before.items() <= bytes_of(tmp_path / "out").items()
+
+
+@pytest.mark.parametrize("size", ["24x16", "16X24", (24, 16)])
+def test_images_need_not_be_square(tiny_base, tmp_path, size, backbone):
+    path = generate(options(tiny_base, tmp_path, prompts=["a bear"], size=size))[0]
+    wide, high = (16, 24) if size == "16X24" else (24, 16)
+    image = Image.open(path)
+    assert image.size == (wide, high) and image.text["size"] == f"{wide}x{high}"
+    stock = StableDiffusionXLPipeline.from_pretrained(tiny_base, add_watermarker=False)
+    stock.set_progress_bar_config(disable=True)
+    generator = torch.Generator().manual_seed(77)
+    theirs = stock(
+        "a bear", num_inference_steps=2, guidance_scale=1.3, generator=generator, height=high, width=wide
+    ).images[0]
+    assert difference(np.asarray(image).astype(int), np.asarray(theirs).astype(int)) <= 1
+    with pytest.raises(UserError, match="--size 18: .* multiple of 4"):
+        draw(backbone, size="16x18")
+
+
+def test_what_is_written_for_another_tool_gets_a_line(tiny_base, tmp_path, capsys):
+    prompts = ["(red:1.4)", "<lora:b:1>", "a bear"]
+    generate(options(tiny_base, tmp_path, prompts=prompts, negative_prompt="((ugly))"))
+    out, err = capsys.readouterr()
+    notes = [line for line in err.splitlines() if line.startswith("note: ")]
+    assert len(notes) == 3 and "(red:1.4): no word has a weight" in notes[0]
+    assert "<lora:b:1>: files are given with --lora-file" in notes[1] and "((ugly))" in notes[2]
+    assert "note" not in out
+
+
+@pytest.mark.parametrize(
+    "prompt",
+    ["(red:1.4)", "[red:blue:0.5]", "((red))", "(red)++", "(red)1.2", "{red|blue}", "__colour__", "a BREAK b",
+     "<lora:x:1>", "<lyco:x>", "embedding:bad", "(a, b:.8) c"],
+)  # fmt: skip
+def test_the_syntax_of_other_tools_is_known(prompt):
+    assert len(notes(["a bear", prompt, None])) == 1
+
+
+@pytest.mark.parametrize(
+    "prompt",
+    [
+        "a photo of snq bear in w@z style",
+        "a bear (toy) [blue]",
+        "at 10:30",
+        "C++ code",
+        "a {b}",
+        "break and bend",
+    ],
+)
+def test_plain_words_get_none(prompt):
+    assert notes([prompt]) == []
+
+
+@pytest.mark.parametrize("place", ["prompts", "negative_prompt"])
+def test_a_prompt_that_would_be_cut_off_is_refused_with_the_words(tiny_base, tmp_path, place):
+    long = "a photo of a bear in a house of chalk in a style of yarn in chalk style"
+    given = {"prompts": ("a photo",), place: (long,) if place == "prompts" else long}
+    made = options(tiny_base, tmp_path / "out", **given)
+    refused(lambda: generate(made), "a photo of a bear", "16 tokens", tiny_base, '"yarn in chalk style"')
+    assert not (tmp_path / "out").exists()
 
 
 def test_bad_input_writes_no_picture(tiny_base, trained, tmp_path):

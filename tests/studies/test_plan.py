@@ -133,7 +133,7 @@ FREE = {
     "shard": True,
     "skip_not_finite": 3,
     "preview_every": 5,
-    "preview_prompt": "another",
+    "preview_prompts": ("another",),
     "checkpoint_every": 7,
 }
 
@@ -148,7 +148,16 @@ def test_a_setting_that_leaves_results_as_they_are_renames_no_folder(name, study
 
 
 def test_no_such_setting_is_forgotten():
-    for cls, known in ((ContentConfig, {*FREE}), (GenerateConfig, {"grid"})):
+    of_generate = {
+        "grid",
+        "overwrite",
+        "strict",
+        "content_dir",
+        "style_dir",
+        "content_extractor",
+        "style_extractor",
+    }
+    for cls, known in ((ContentConfig, {*FREE}), (GenerateConfig, of_generate)):
         assert {f.name for f in fields(cls) if not f.metadata["affects_result"]} == known
 
 

@@ -30,7 +30,7 @@ def config(tmp_path, tiny_base, folders):
         "styles": [folders["style"]],
         "partner_styles": [*folders["styles"]],
         "partner_contents": [*folders["contents"]],
-        "prompts": ["a {content} in {style} style"],
+        "prompts": ["{content} in {style} style"],
         "settings": {"base_model": tiny_base, "resolution": 16},
         "train": {"rank": 4, "steps": 2},
         "second": {"steps": 1},
@@ -75,15 +75,13 @@ def test_a_study_from_nothing_to_its_table(config):
     assert all(row["pictures"] == 2 and row["pairs"] == 1 for row in rows.values())
     assert "against_baseline" in rows["words"]
     shots = read_manifest(folder)
-    assert {shot.prompt for shot in shots} == {"a content in style style"}, (
-        "no extractor knows a trigger word"
-    )
+    assert {shot.prompt for shot in shots} == {"content in style style"}, "no extractor knows a trigger word"
     assert [(shot.row, shot.seed) for shot in shots] == [(row, seed) for row in rows for seed in (0, 1)]
     said = {shot.row: Image.open(shot.file).info["prompt"] for shot in shots}
     assert said == {
-        "full": "a snq content in w@z style style",
-        "no second stage": "a snq content in w@z style style",
-        "words": "a content in style style",
+        "full": "snq content in w@z style style",
+        "no second stage": "snq content in w@z style style",
+        "words": "content in style style",
     }
     assert {path.name for path in folder.iterdir()} >= {
         "results.md",

@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 from accelerate import Accelerator, DistributedType
+from conftest import SIZE, picture, refused
 from loops import files_of, loaded, move, same_files, without_style_samples
 
 from b4m.core.errors import UserError
@@ -21,7 +22,7 @@ def separate_passes(loop: Loop) -> dict[str, list[torch.Tensor]]:
     """Gradients of Eq. 12, one pass per sample; those of the target to one factor, the partners' to the other."""
     learner, cache, seed, step = loop.learner, loop.cache, loop.config.seed, loop.step
     backbone, alphas = learner.backbone, learner.backbone.alphas_cumprod
-    shape = cache.latents.shape[1:]
+    shape = cache.latents[0].shape
     noise, timesteps = draw_noise(seed, step, range(loop.inputs.samples), shape, len(alphas))
     gradients = {}
     for kind in FACTORS:
@@ -29,7 +30,7 @@ def separate_passes(loop: Loop) -> dict[str, list[torch.Tensor]]:
         samples = loop.inputs.is_target if kind == loop.config.stage else ~loop.inputs.is_target
         for sample in samples.nonzero()[:, 0].tolist():
             image = torch.tensor([loop.inputs.picked(seed, step)[sample]])
-            x, e, t = cache.latents[image], noise[[sample]], timesteps[[sample]]
+            x, e, t = cache.latents[image][None], noise[[sample]], timesteps[[sample]]
             noisy = add_noise(x, e, t, alphas).to(backbone.denoiser.dtype)
             out = backbone.denoiser(noisy, t, **backbone.arguments(cache.conditions(image))).sample
             target = regression_target(x, e, t, alphas, backbone.prediction_type)
@@ -123,7 +124,7 @@ def test_a_loop_is_born_whole(settings, tmp_path):
     """Whatever is true of a run can be read in one place: no step and no preview brings an attribute of its own."""
     loop = loaded(settings("content", tmp_path, preview_every=1, tracker="tensorboard"))
     born = {*vars(loop)}
-    loop.book.start(loop.inputs.shown(), "tensorboard")
+    loop.book.start([], "tensorboard")
     loop.run([], print)
     loop.finish()
     assert {*vars(loop)} == born
@@ -242,3 +243,51 @@ def test_at_ratio_zero_both_factors_learn(settings, tmp_path):
         loop.take_step()
     found = loop.learner.named.values()
     assert all(not torch.equal(old, new) for old, new in zip(before, found, strict=True))
+
+
+def transparent(folder: Path) -> str:
+    """A content of one image, half of it transparent."""
+    folder.mkdir()
+    image = picture(3).convert("RGBA")
+    image.paste((0, 0, 0, 0), (0, 0, SIZE // 2, SIZE))
+    image.save(folder / "0.png")
+    return str(folder)
+
+
+def test_what_a_mask_leaves_out_teaches_nothing(settings, tmp_path):
+    """A prediction that is wrong there only has the same loss; without the mask it has not."""
+    losses = {}
+    for alpha in ("white", "mask"):
+        loop = loaded(
+            settings(
+                "content", tmp_path / alpha, content_dir=transparent(tmp_path / f"in-{alpha}"), alpha=alpha
+            )
+        )
+        predict = loop.learner.backbone.predict
+        for wrong in (False, True):
+
+            def predicted(*arguments, wrong=wrong, predict=predict):
+                out = predict(*arguments)
+                return out + wrong * (torch.arange(out.shape[-1]) < out.shape[-1] // 2)
+
+            loop.learner.backbone.predict = predicted
+            loop.passes = []
+            loop.micro_step(0)
+            losses[alpha, wrong] = loop.passes[0][1][0]
+    assert losses["mask", True] == losses["mask", False] and losses["white", True] != losses["white", False]
+
+
+def test_a_mask_of_opaque_images_changes_no_bit_and_one_of_others_does(settings, tmp_path):
+    changes = {"content_dir": transparent(tmp_path / "in"), "steps": 1}
+    white, mask = [
+        train(settings("content", tmp_path / alpha, alpha=alpha, steps=1)).path for alpha in ("white", "mask")
+    ]
+    assert same_files(white, mask)
+    white, mask = (
+        train(settings("content", tmp_path / f"{alpha}-half", alpha=alpha, **changes)).path
+        for alpha in ("white", "mask")
+    )
+    assert not same_files(white, mask)
+    refused(
+        lambda: train(settings("content", tmp_path / "mask-half", alpha="white", **changes)), "alpha mask"
+    )

@@ -164,7 +164,7 @@ def test_settings_that_do_not_matter_may_change(settings, started):
         "compile": True,
         "skip_not_finite": 1,
         "preview_every": 1,
-        "preview_prompt": "another",
+        "preview_prompts": ("another",),
         "checkpoint_every": 1,
         "tracker": "tensorboard",
     }

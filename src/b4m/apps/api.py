@@ -24,6 +24,7 @@ from ..sampling import generate as sampling
 from ..sampling.attach import attach
 from ..sampling.sample import open_for, sample_with
 from ..training.loop import train as run_train
+from .best import choice
 
 File = str | Path
 FILES = ("content_file", "style_file", "lora_file")
@@ -66,10 +67,12 @@ def generate(*, preset: str | None = None, config: File | None = None, **setting
     The settings of `b4m generate`; needed: prompts. With output_dir the images are written there too.
     """
     made = resolve(GenerateConfig, preset, config, **settings)
-    images = sampling.draw(made)
+    choose = choice(made)
+    drawn = sampling.draw(made)
+    drawn = choose(drawn) if choose else drawn
     if "output_dir" in settings:
-        sampling.write(made, images)
-    return images
+        sampling.write(made, drawn)
+    return [each.image for each in drawn]
 
 
 def load(*, preset: str | None = None, config: File | None = None, **settings: Any) -> "Model":
@@ -138,7 +141,7 @@ class Model:
 
     def _attach(self) -> None:
         config = self._resolve({})
-        attach(self._backbone, config.content_file, config.style_file, config.lora_file)
+        attach(self._backbone, config.content_file, config.style_file, config.lora_file, config.strict)
 
 
 def _train(job: type[TrainConfig], preset: str | None, config: File | None, settings: dict[str, Any]) -> Path:

@@ -4,6 +4,7 @@ import argparse
 import dataclasses
 import logging
 import os
+import re
 import sys
 import typing
 from collections.abc import Mapping, Sequence
@@ -11,6 +12,7 @@ from typing import Any, NoReturn
 
 from ..benchmarking.settings import BenchConfig
 from ..config.fields import flag, to_yaml
+from ..config.foreign import answer
 from ..config.presets import DEFAULT, PRESETS
 from ..config.resolve import presets_of, resolve
 from ..config.sampling import GenerateConfig
@@ -170,13 +172,46 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def parse(arguments: Sequence[str]) -> argparse.Namespace:
     """Raises UserError for what is no command or no flag of one."""
-    return build_parser(_named_method(arguments)).parse_args(arguments)
+    method = _named_method(arguments)
+    command = next((word for word in arguments if not word.startswith("-")), "")
+    settings = _job(method) if method else COMMANDS[command].settings if command in COMMANDS else None
+    if settings is not None:
+        arguments = _joined([_spelled(word, settings) for word in arguments], settings)
+    return build_parser(method).parse_args(arguments)
 
 
 def _named_method(arguments: Sequence[str]) -> str | None:
     """METHOD or METHOD:JOB of `b4m train`, whose settings are the method's own."""
     words = [word for word in arguments if not word.startswith("-")][:2]
     return words[1] if words[:1] == ["train"] and len(words) == 2 else None
+
+
+def _spelled(word: str, settings: type) -> str:
+    """A flag with our dashes for underscores; another tool's is answered with ours. Raises UserError."""
+    name, equals, value = word.partition("=")
+    if not re.fullmatch(r"--[A-Za-z][\w-]*", name):
+        return word
+    key = name.removeprefix("--").replace("-", "_")
+    known = {field.name for field in dataclasses.fields(settings)} | {"config", "preset", "dry_run", "help"}
+    if key in known or key.removeprefix("no_") in known:
+        return flag(key) + equals + value
+    if said := answer(key.lower(), known):
+        raise UserError(f"{name}: {said}")
+    return word
+
+
+def _joined(words: Sequence[str], settings: type) -> list[str]:
+    """A value that begins with a dash, behind its flag: argparse would take "-blurry" for a flag."""
+    kinds = {flag(name): hint for name, hint in typing.get_type_hints(settings).items()}
+    joined: list[str] = []
+    for word in words:
+        hint = kinds.get(joined[-1]) if joined else None
+        single = hint not in (None, bool) and typing.get_origin(hint) is not tuple
+        if single and re.match("-[^-]", word):
+            joined[-1] += f"={word}"
+        else:
+            joined.append(word)
+    return joined
 
 
 def build_parser(method: str | None = None) -> argparse.ArgumentParser:
@@ -297,8 +332,9 @@ def _do(config: Any) -> None:
             train(config)
         case GenerateConfig():
             from ..sampling.generate import generate
+            from .best import choice
 
-            print(*generate(config), sep="\n")
+            print(*generate(config, choice(config)), sep="\n")
         case ExportConfig():
             from ..files.export import export
 
@@ -354,9 +390,13 @@ def _dry_run(config: Any) -> None:
     match config:
         case TrainConfig():
             quiet()
+            from ..backbones.registry import cut_off_at_hand
+            from ..data.summary import summarise
             from ..methods.registry import method_of
 
-            method_of(type(config)).task(config)
+            inputs = method_of(type(config)).task(config).inputs
+            summary = summarise(inputs, cut_off_at_hand(config.base_model, inputs.prompts))
+            print(*(f"# {line}" for line in summary.lines), sep="\n")
         case EvaluateConfig(pictures=str(folder)):
             from ..evaluation.manifest import read_manifest
 

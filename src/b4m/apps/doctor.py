@@ -10,7 +10,7 @@ from importlib.metadata import PackageNotFoundError, requires, version
 from pathlib import Path
 
 from ..config.fields import ModelName, OutputPath, check, setting
-from ..config.presets import EMBEDDED
+from ..config.presets import EMBEDDED, MODEL
 from ..core.errors import UserError
 from ..core.where import locate
 
@@ -23,8 +23,8 @@ GIGABYTE = 1e9
 class DoctorConfig:
     """What is going to be used. Raises UserError for a value that cannot work."""
 
-    base_model: ModelName = setting("the model to be customized: a folder or a Hugging Face name", EMBEDDED)
-    vae: ModelName | None = setting("folder or name of an autoencoder that replaces the base model's", None)
+    base_model: ModelName = setting(f"the model to be customized: {MODEL}", EMBEDDED)
+    vae: ModelName | None = setting(f"an autoencoder that replaces the base model's: {MODEL}", None)
     output_dir: OutputPath = setting("folder that results will be written to", "outputs")
     mixed_precision: str = setting("precision to be used", "no", choices=("no", "bf16", "fp16"))
 
@@ -139,7 +139,8 @@ def _device(torch, precision: str) -> Iterator[Finding]:
 def _model(config: DoctorConfig, try_out: Callable) -> Iterator[Finding]:
     """Loads the base model, if it is here and fits: only that finds every missing or broken part."""
     try:
-        folders = {name: _local(name) for name in (config.base_model, config.vae) if name is not None}
+        named = {"base model": config.base_model, "VAE": config.vae}
+        folders = {name: _local(what, name) for what, name in named.items() if name is not None}
     except UserError as error:
         yield Finding(False, str(error))
         return
@@ -149,7 +150,10 @@ def _model(config: DoctorConfig, try_out: Callable) -> Iterator[Finding]:
         )
         return
     here = [folder for folder in folders.values() if folder is not None]
-    stored = sum(file.stat().st_size for folder in here for file in folder.rglob("*.safetensors"))
+    files = [
+        file for place in here for file in ([place] if place.is_file() else place.rglob("*.safetensors"))
+    ]
+    stored = sum(file.stat().st_size for file in files)
     room = list(_room(config, stored))
     yield from room
     if not all(finding.good for finding in room):
@@ -163,15 +167,17 @@ def _model(config: DoctorConfig, try_out: Callable) -> Iterator[Finding]:
     yield Finding(True, f"base model {config.base_model} loads" + (f", with VAE {config.vae}" if vae else ""))
 
 
-def _local(name: str) -> Path | None:
-    """The folder that `name` stands for, if it is on this machine. Raises UserError if it cannot come here."""
-    name = locate(name)
-    if Path(name).expanduser().exists() or name.startswith(("/", ".", "~")) or name.count("/") != 1:
-        return Path(name).expanduser()
+def _local(what: str, name: str) -> Path | None:
+    """The folder or file that `name` stands for, if it is on this machine. Raises UserError if it cannot come here."""
     from huggingface_hub import constants, snapshot_download
 
+    from ..backbones.source import Saved, find
+
+    source = find(what, name)
+    if not isinstance(source, Saved) or source.here:
+        return Path(locate(name)).expanduser()
     try:
-        return Path(snapshot_download(name, local_files_only=True))
+        return Path(snapshot_download(source.place, revision=source.revision, local_files_only=True))
     except Exception:  # not in the cache, whatever the library calls it
         if constants.HF_HUB_OFFLINE:
             raise UserError(

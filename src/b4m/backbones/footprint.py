@@ -11,7 +11,6 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from ..config.training import TrainConfig
-from ..maths.objective import in_parts
 from .cache import Cache
 from .frozen import BLOCKS
 from .protocol import Backbone
@@ -66,9 +65,9 @@ def _activations(backbone: Backbone, cache: Cache, checkpointing: bool) -> int:
         if isinstance(module, BLOCKS):
             module.register_forward_pre_hook(enter)
             module.register_forward_hook(leave)
-    one = torch.zeros(1, dtype=torch.long, device=cache.latents.device)
+    one = torch.zeros(1, dtype=torch.long, device=cache.largest.device)
     given = backbone.arguments({name: row.to("meta") for name, row in cache.conditions(one).items()})
-    noisy = torch.empty(1, *cache.latents.shape[1:], dtype=like.dtype, device="meta")
+    noisy = torch.empty(1, *cache.largest.shape, dtype=like.dtype, device="meta")
     like.disable_gradient_checkpointing()
     with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor), _FusedAttention():
         like(noisy, torch.empty(1, dtype=torch.long, device="meta"), **given)
@@ -135,10 +134,10 @@ def estimate_line(
     processes: int,
 ) -> str:
     """What a run says before its first step: what it will need at most beside what is free, and what would help."""
-    at_once = in_parts(samples, config.rows_per_pass or samples)[0].stop
+    at_once = min(config.rows_per_pass or samples, samples)
     shares = processes if config.shard else 1
     parts = estimate(backbone, cache, at_once, config.gradient_checkpointing, parameters, shares)
-    device = cache.latents.device
+    device = cache.largest.device
     there = parts["model"] if backbone.denoiser.device == device else 0
     more = sum(parts.values()) - there
     free = free_bytes(device)

@@ -4,22 +4,33 @@ import hashlib
 import inspect
 import json
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any, ClassVar, Self
 
 import torch
-from diffusers import AutoencoderKL, DDPMScheduler, DiffusionPipeline, ModelMixin, UNet2DConditionModel
+from diffusers import (
+    AutoencoderKL,
+    DiffusionPipeline,
+    EulerDiscreteScheduler,
+    ModelMixin,
+    UNet2DConditionModel,
+)
 from diffusers.training_utils import free_memory
 from PIL import Image
 from torch import Tensor
+from transformers import CLIPTokenizer
 
 from ..core.errors import UserError
-from ..core.where import locate
+from ..core.storage import reason
 from ..data.images import Picture
+from ..data.summary import Cut
+from .noise import PREDICTIONS, check_noise, euler
+from .prompts import cut_off
 from .protocol import Attached, Conditions
+from .source import INDEX, Source, find
 
 DTYPES = {"no": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
-PREDICTIONS = ("epsilon", "v_prediction")
+SHAPELESS = ("sample_size", "upcast_attention")  # settings of a UNet that differ between copies of one model
+SCHEDULER, VAE = "scheduler/scheduler_config.json", "vae/config.json"
 
 
 class LatentDiffusion:
@@ -50,41 +61,79 @@ class LatentDiffusion:
     @classmethod
     def load(cls, base_model: str, vae: str | None = None, dtype: torch.dtype = torch.float32) -> Self:
         """The VAE in float32: it is the part that overflows in half precision, and it runs once per image only."""
+        source = cls._found(base_model)
+        weights = ["unet", "vae", *cls.encoders.values()]
         parts = {}
         if vae is not None:
-            check_vae(vae)
-            parts["vae"] = read_part("VAE", vae, AutoencoderKL, dtype=torch.float32)
-        precision = {"default": dtype, "vae": torch.float32}
-        pipe = read_part("base model", base_model, cls.pipeline, dtype=precision, **cls.options, **parts)
-        return cls(pipe, base_model)
+            parts["vae"] = cls._other_vae(source, vae)
+            weights.remove("vae")
+        return cls(source.pipeline(cls.pipeline, weights, dtype, **cls.options, **parts), base_model)
+
+    @classmethod
+    def _other_vae(cls, source: Source, name: str) -> AutoencoderKL:
+        """That which replaces the one of `source`. Raises UserError where it was plainly made for other latents."""
+        vae = find("VAE", name).autoencoder(cls.family)
+        own = source.read(VAE, needed=False)
+        wanted = own.get("scaling_factor", vae.config.scaling_factor)
+        if vae.config.scaling_factor != wanted:
+            raise UserError(
+                f"VAE {name}: it scales latents by {vae.config.scaling_factor}, the base model's own by {wanted}; "
+                "give one that was made for models of this family"
+            )
+        return vae
 
     @classmethod
     def empty_denoiser(cls, base_model: str) -> UNet2DConditionModel:
+        config = cls._found(base_model).read("unet/config.json")
         try:
-            config = UNet2DConditionModel.load_config(locate(base_model), subfolder="unet")
             with torch.device("meta"):
                 return UNet2DConditionModel.from_config(config)
-        except Exception as error:  # as in read_part
-            raise UserError(f"base model {base_model}: its UNet cannot be read: {_brief(error)}") from error
+        except Exception as error:  # settings that the library does not understand
+            raise UserError(f"base model {base_model}: its UNet cannot be made ({reason(error)})") from error
 
     @classmethod
     def load_denoiser(cls, base_model: str) -> UNet2DConditionModel:
-        try:
-            return UNet2DConditionModel.from_pretrained(
-                locate(base_model), subfolder="unet", use_safetensors=True
-            )
-        except Exception as error:  # as in read_part
-            raise UserError(f"base model {base_model}: its UNet cannot be loaded: {_brief(error)}") from error
+        return cls._found(base_model).part(UNet2DConditionModel, "unet", torch.float32)
 
     @classmethod
     def read_prediction_type(cls, base_model: str) -> str:
-        try:
-            config = DDPMScheduler.load_config(locate(base_model), subfolder="scheduler")
-        except Exception as error:  # as in read_part
+        return cls._found(base_model).read(SCHEDULER).get("prediction_type", PREDICTIONS[0])
+
+    @classmethod
+    def _found(cls, base_model: str) -> Source:
+        """Where it lies, its settings checked: nothing big is loaded or downloaded to be refused."""
+        source = find("base model", base_model)
+        scheduler, vae = source.read(SCHEDULER), source.read(VAE, needed=False)
+        cls._check_settings(base_model, source.read("unet/config.json"), vae, scheduler)
+        named = source.read(INDEX).get("scheduler")
+        if isinstance(named, list) and len(named) == 2:  # [library, class], of which the pipeline makes it
+            check_noise(f"base model {base_model}", {**scheduler, "_class_name": named[1]})
+        source.check()
+        return source
+
+    @classmethod
+    def _check_settings(
+        cls, name: str, unet: Mapping[str, Any], vae: Mapping[str, Any], scheduler: Mapping[str, Any]
+    ) -> None:
+        """The configurations of the parts; that of the VAE is empty where it comes from elsewhere. Raises UserError."""
+        check_noise(f"base model {name}", scheduler)
+        reads, makes = unet.get("in_channels", 4), vae.get("latent_channels", 4) if vae else None
+        if makes is not None and reads != makes:
+            kinds = {"9": ", as inpainting models do", "8": ", as models that edit images do"}
+            kind = kinds.get(str(reads), "")
             raise UserError(
-                f"base model {base_model}: its scheduler cannot be read: {_brief(error)}"
-            ) from error
-        return config.get("prediction_type", PREDICTIONS[0])
+                f"base model {name}: the UNet reads {reads} channels{kind}, the VAE makes {makes}; a plain base model, "
+                "whose UNet and VAE fit together, is needed"
+            )
+        if unet.get("time_cond_proj_dim") is not None:
+            raise UserError(
+                f"base model {name}: its UNet is told the guidance scale (a latent consistency model), which is not "
+                "supported; give the model it was made from"
+            )
+
+    @classmethod
+    def read_tokenizers(cls, base_model: str) -> list[CLIPTokenizer]:
+        return find("base model", base_model).at_hand().tokenizers([*cls.encoders])
 
     @property
     def denoiser(self) -> UNet2DConditionModel:
@@ -97,6 +146,9 @@ class LatentDiffusion:
     @property
     def prediction_type(self) -> str:
         return self.pipe.scheduler.config.prediction_type
+
+    def sampler(self, steps: int) -> EulerDiscreteScheduler:
+        return euler(self.pipe.scheduler, steps)
 
     def to(self, device: torch.device | str) -> Self:
         self.pipe.to(device)
@@ -121,16 +173,11 @@ class LatentDiffusion:
                     f"base model {self.name}: its {part} is missing or broken ({words} words, its text encoder has "
                     f"{wanted}); download or copy the model again"
                 )
-        if pipe.unet.config.in_channels != pipe.vae.config.latent_channels:
-            raise UserError(
-                f"base model {self.name}: the UNet reads {pipe.unet.config.in_channels} channels, the VAE makes "
-                f"{pipe.vae.config.latent_channels}; they do not fit together"
-            )
-        if self.prediction_type not in PREDICTIONS:
-            raise UserError(
-                f"base model {self.name}: prediction type {self.prediction_type!r} is not supported; "
-                f"{' and '.join(PREDICTIONS)} are"
-            )
+        scheduler = {**pipe.scheduler.config, "_class_name": type(pipe.scheduler).__name__}
+        self._check_settings(self.name, pipe.unet.config, pipe.vae.config, scheduler)
+
+    def cut_off(self, prompts: Sequence[str]) -> Cut:
+        return cut_off([getattr(self.pipe, part) for part in self.encoders], prompts)
 
     @torch.no_grad()
     def encode_prompts(self, prompts: Sequence[str]) -> Conditions:
@@ -161,7 +208,7 @@ class LatentDiffusion:
         levels = ((pixels.clamp(-1, 1) + 1) * 127.5).round().to("cpu", torch.uint8)
         return [Image.fromarray(image.permute(1, 2, 0).numpy()) for image in levels]
 
-    def image_conditions(self, image: Picture, size: int) -> Conditions:
+    def image_conditions(self, image: Picture) -> Conditions:
         return {}
 
     def arguments(self, conditions: Conditions) -> dict[str, Any]:
@@ -209,51 +256,17 @@ def _shift_and_scale(vae: AutoencoderKL, like: Tensor) -> tuple[Tensor, Tensor]:
     return mean, vae.config.scaling_factor / std
 
 
-def read_part(what: str, name: str, cls: type, **options: Any) -> Any:
-    """`cls.from_pretrained`, with any failure as one line: it is about the files, which are somebody else's."""
-    try:
-        return cls.from_pretrained(locate(name), use_safetensors=True, **options)
-    except Exception as error:
-        raise UserError(f"{what} {name}: cannot be loaded: {_brief(error)}") from error
-
-
-def check_vae(name: str) -> None:
-    """A clear word about a VAE's folder before anything is loaded. Raises UserError."""
-    index = read_index("VAE", name, "config.json")
-    if index is not None and index.get("_class_name") != "AutoencoderKL":
-        raise UserError(f"VAE {name}: it is a {index.get('_class_name')}, and an AutoencoderKL is needed")
-
-
-def read_index(what: str, name: str, file: str) -> dict[str, Any] | None:
-    """The JSON file that says what a folder holds; None for a Hugging Face name. Raises UserError."""
-    folder = Path(locate(name)).expanduser()
-    if not folder.exists():
-        if name.startswith(("/", ".", "~")) or name.count("/") != 1:
-            raise UserError(
-                f"{what} {name}: no such folder; give a folder or a Hugging Face name (owner/name)"
-            )
-        return None
-    try:
-        found = json.loads((folder / file).read_text(encoding="utf-8"))
-        found["_class_name"]
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise UserError(
-            f"{what} {name}: {file} is missing or broken; give the folder of a model that Diffusers saved"
-        ) from error
-    return found
-
-
 def denoiser_hash(denoiser: ModelMixin) -> str:
     """sha256 of the configuration that shapes the weights of a Diffusers model, the same wherever it came from.
 
-    Left out: keys with an underscore (paths, versions); sample_size, which shapes no weight; and settings at
-    their default value, so that a setting which a later Diffusers adds does not change the hash.
+    Left out: keys with an underscore (paths, versions); SHAPELESS; and settings at their default value, so that a
+    setting which a later Diffusers adds does not change the hash.
     """
     defaults = {name: p.default for name, p in inspect.signature(type(denoiser).__init__).parameters.items()}
     config = {
         key: value
         for key, value in denoiser.config.items()
-        if not key.startswith("_") and key != "sample_size" and _plain(value) != _plain(defaults.get(key))
+        if not key.startswith("_") and key not in SHAPELESS and _plain(value) != _plain(defaults.get(key))
     }
     return hashlib.sha256(json.dumps(config, sort_keys=True).encode()).hexdigest()
 
@@ -270,7 +283,3 @@ def check_base(expected: str, denoiser: ModelMixin, what: str, base_model: str) 
 def _plain(value: object) -> object:
     """A list for a tuple: a configuration read back from its file has lists."""
     return list(value) if isinstance(value, tuple) else value
-
-
-def _brief(error: BaseException) -> str:
-    return " ".join(str(error).split())[:300]

@@ -4,11 +4,12 @@ from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar, Protocol, Self
 
 import torch
-from diffusers import DiffusionPipeline, ModelMixin
+from diffusers import DiffusionPipeline, ModelMixin, SchedulerMixin
 from PIL import Image
 from torch import Tensor
 
 from ..data.images import Picture
+from ..data.summary import Cut
 
 Conditions = dict[str, Tensor]  # by name; a row for each sample
 
@@ -31,7 +32,7 @@ class Backbone(Protocol):
 
     family: ClassVar[str]  # its registered name
     pipe: DiffusionPipeline  # stock Diffusers
-    name: str  # a folder or a Hugging Face name
+    name: str  # a folder, a file or a Hugging Face name
     attached: Attached | None
 
     @classmethod
@@ -40,7 +41,7 @@ class Backbone(Protocol):
 
     @classmethod
     def load(cls, base_model: str, vae: str | None = None, dtype: torch.dtype = torch.float32) -> Self:
-        """From a folder or a Hugging Face name; reads safetensors only. Raises UserError."""
+        """From a folder, a file or a Hugging Face name; reads safetensors only. Raises UserError."""
 
     @classmethod
     def empty_denoiser(cls, base_model: str) -> ModelMixin:
@@ -70,11 +71,21 @@ class Backbone(Protocol):
     def prediction_type(self) -> str:
         """Either "epsilon" or "v_prediction"."""
 
+    def sampler(self, steps: int) -> SchedulerMixin:
+        """What images are drawn with in `steps` steps: on the noise process that the model was trained on."""
+
     def to(self, device: torch.device | str) -> Self:
         """Every part to `device`."""
 
     def check_size(self, size: int, flag: str) -> None:
         """Raises UserError, naming `flag`, unless images of `size` pixels pass through."""
+
+    @classmethod
+    def read_tokenizers(cls, base_model: str) -> Sequence[Any]:
+        """Those of a base model on this machine that is not loaded. Raises whatever their library raises."""
+
+    def cut_off(self, prompts: Sequence[str]) -> Cut:
+        """What the text encoders will not read of each prompt."""
 
     def encode_prompts(self, prompts: Sequence[str]) -> Conditions:
         """A row for each prompt."""
@@ -82,8 +93,8 @@ class Backbone(Protocol):
     def encode_guided(self, prompts: Sequence[str], negative: str | None) -> dict[str, Tensor]:
         """The embeddings of guided sampling, named as in the pipeline's call, in the denoiser's dtype."""
 
-    def image_conditions(self, image: Picture, size: int) -> Conditions:
-        """What the denoiser is told of a training image of `size` pixels, without the dimension of samples."""
+    def image_conditions(self, image: Picture) -> Conditions:
+        """What the denoiser is told of a training image, without the dimension of samples."""
 
     def encode_images(self, pixels: Tensor) -> Tensor:
         """Images (k, 3, H, W) in [-1, 1] -> normalized latents (k, c, h, w) float32."""

@@ -1,11 +1,14 @@
 """Which model families there are, and the one that a base model belongs to."""
 
-from diffusers import DiffusionPipeline
+from collections.abc import Sequence
 
 from ..core.errors import UserError
 from ..core.registry import Registry
-from .latent_diffusion import DTYPES, _brief, read_index
+from ..data.summary import Cut
+from .latent_diffusion import DTYPES
+from .prompts import UNKNOWN, cut_off
 from .protocol import Backbone
+from .source import INDEX, find
 
 FAMILIES = Registry(
     "model family",
@@ -16,21 +19,27 @@ FAMILIES = Registry(
 
 def family_of(base_model: str) -> type[Backbone]:
     """By its model_index.json; a clear word before anything big is downloaded or loaded. Raises UserError."""
-    index = read_index("base model", base_model, "model_index.json")
-    if index is None:
-        try:
-            index = DiffusionPipeline.load_config(base_model)
-        except Exception as error:  # not there, no network: about somebody else's files
-            raise UserError(f"base model {base_model}: cannot be loaded: {_brief(error)}") from error
+    index = find("base model", base_model).read(INDEX)
     for family in FAMILIES:
         if family.reads(index):
             return family
     raise UserError(
-        f"base model {base_model}: it is a {index.get('_class_name')}, and none of the known families "
+        f"base model {base_model}: it is a {index['_class_name']}, and none of the known families "
         f"({', '.join(FAMILIES.names())}); give a base model of one of them"
     )
 
 
 def open_backbone(base_model: str, vae: str | None = None, mixed_precision: str = "no") -> Backbone:
-    """The base model in a folder or under a Hugging Face name, frozen. Raises UserError."""
+    """The base model in a folder, in one file or under a Hugging Face name, frozen. Raises UserError."""
     return family_of(base_model).load(base_model, vae, DTYPES[mixed_precision])
+
+
+def cut_off_at_hand(base_model: str, prompts: Sequence[str]) -> Cut | None:
+    """`Backbone.cut_off` without loading or fetching anything big; None where the base model is not on this machine."""
+    try:
+        index = find("base model", base_model).at_hand().read(INDEX)
+        family = next(family for family in FAMILIES if family.reads(index))
+        cut = cut_off(family.read_tokenizers(base_model), prompts)
+        return cut if cut.limit < UNKNOWN else None
+    except Exception:  # whatever is wrong with it, the run itself says it
+        return None

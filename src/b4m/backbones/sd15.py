@@ -1,5 +1,8 @@
 """Stable Diffusion 1.x and 2.x: one text encoder, and a UNet that is told nothing but the prompt."""
 
+from collections.abc import Mapping
+from typing import Any
+
 from diffusers import ModelMixin, StableDiffusionPipeline
 
 from ..core.errors import UserError
@@ -28,7 +31,10 @@ class SD15(LatentDiffusion):
             "ss_v2": "True",  # by which A1111 tells it
         }
 
-    def _check_parts(self) -> None:
-        super()._check_parts()
-        if self.denoiser.config.addition_embed_type is not None:
-            raise UserError(f"base model {self.name}: its UNet is no plain Stable Diffusion 1.x or 2.x one")
+    @classmethod
+    def _check_settings(
+        cls, name: str, unet: Mapping[str, Any], vae: Mapping[str, Any], scheduler: Mapping[str, Any]
+    ) -> None:
+        super()._check_settings(name, unet, vae, scheduler)
+        if unet.get("addition_embed_type") is not None:
+            raise UserError(f"base model {name}: its UNet is no plain Stable Diffusion 1.x or 2.x one")

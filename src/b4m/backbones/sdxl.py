@@ -1,6 +1,6 @@
 """Stable Diffusion XL: two text encoders side by side, and a UNet that is told sizes and crops (text_time)."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -33,11 +33,14 @@ class SDXL(LatentDiffusion):
             "ss_base_model_version": "sdxl_base_v1-0",
         }
 
-    def _check_parts(self) -> None:
-        super()._check_parts()
-        if self.denoiser.config.addition_embed_type != "text_time":
+    @classmethod
+    def _check_settings(
+        cls, name: str, unet: Mapping[str, Any], vae: Mapping[str, Any], scheduler: Mapping[str, Any]
+    ) -> None:
+        super()._check_settings(name, unet, vae, scheduler)
+        if unet.get("addition_embed_type") != "text_time":
             raise UserError(
-                f"base model {self.name}: its UNet has no text_time conditioning; an SDXL base model is needed"
+                f"base model {name}: its UNet has no text_time conditioning; an SDXL base model is needed"
             )
 
     @torch.no_grad()
@@ -46,9 +49,9 @@ class SDXL(LatentDiffusion):
         hidden, _, pooled, _ = self._encode(prompts, do_classifier_free_guidance=False)
         return {"hidden": hidden, "pooled": pooled}
 
-    def image_conditions(self, image: Picture, size: int) -> Conditions:
+    def image_conditions(self, image: Picture) -> Conditions:
         """time_ids (6,): original height, width; crop's top, left; target height, width."""
-        values = [*image.original_size, *image.crop_top_left, size, size]
+        values = [*image.original_size, *image.crop_top_left, *image.pixels.shape[-2:]]
         return {"time_ids": torch.tensor(values, dtype=torch.float32)}
 
     def arguments(self, conditions: Conditions) -> dict[str, Any]:

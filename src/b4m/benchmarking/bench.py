@@ -226,7 +226,8 @@ def _randomize(pairs) -> None:
 def _denoising(backbone: Backbone, loop: Loop) -> Callable[[int, Mark], None]:
     """One guided denoising step of one image."""
     images = torch.zeros(GUIDED_SAMPLES, dtype=torch.long, device=backbone.denoiser.device)
-    conditions, noisy, timesteps = loop.cache.conditions(images), loop.cache.latents[images], images + 500
+    conditions, timesteps = loop.cache.conditions(images), images + 500
+    noisy = torch.stack([loop.cache.latents[0]] * GUIDED_SAMPLES)
 
     @torch.no_grad()
     def step(number: int, mark: Mark) -> None:

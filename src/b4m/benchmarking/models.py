@@ -101,7 +101,7 @@ def random_cache(unet: ModelMixin, images: int, resolution: int) -> Cache:
         return torch.randn(images, *shape, generator=generator).to(unet.device, dtype)
 
     return Cache(
-        latents=noise(config.in_channels, resolution // 8, resolution // 8, dtype=torch.float32),
+        latents=list(noise(config.in_channels, resolution // 8, resolution // 8, dtype=torch.float32)),
         by_prompt={"hidden": noise(TOKENS, config.cross_attention_dim), "pooled": noise(pooled)},
         by_image={"time_ids": torch.full((images, 6), resolution, device=unet.device, dtype=unet.dtype)},
         prompt=torch.arange(images, device=unet.device),

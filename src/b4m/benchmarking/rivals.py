@@ -114,7 +114,7 @@ class PublishedFlow:
     def step(self, number: int, mark: Callable[[str], None]) -> None:
         """The target's pass and the step of its factor, then a pass for each partner and the other factor's step."""
         rows = range(len(self.pixels))
-        noise, timesteps = draw_noise(0, number, rows, self.cache.latents.shape[1:], len(self.alphas_cumprod))
+        noise, timesteps = draw_noise(0, number, rows, self.cache.latents[0].shape, len(self.alphas_cumprod))
         for optimizer, group in zip(self.optimizers, (rows[:1], rows[1:]), strict=True):
             for row in group:
                 self._pass(row, noise[[row]], timesteps[[row]], len(group), mark)

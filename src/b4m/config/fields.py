@@ -6,8 +6,10 @@ what to do, and takes as long to import as `b4m --help` takes in all; to put tha
 
 import math
 import os
+import re
 import types
 import typing
+from collections.abc import Sequence
 from dataclasses import MISSING, Field, field, fields
 from functools import cache
 from pathlib import Path
@@ -22,10 +24,14 @@ InputPath = NewType("InputPath", str)  # a file or folder that is read: what lie
 OutputPath = NewType("OutputPath", str)  # one that is written
 ModelName = NewType("ModelName", str)  # a folder or a Hugging Face name
 PATHS = (InputPath, OutputPath, ModelName)
+Size = NewType(
+    "Size", str
+)  # of an image, in pixels: 1024 for a square, "1216x832" (width, height) for others
 UNIONS = (types.UnionType, typing.Union)
 
 MAX_TEXT = 4000  # characters: no path is longer, and no prompt is read that far
 MAX_NAME = 255  # of one name in a path
+MAX_RANGE = 10_000  # numbers that "0..9999" may stand for
 
 
 def setting(
@@ -77,7 +83,8 @@ def check(config: Any) -> None:
     for f in fields(config):
         value = convert(f.name, hints[f.name], getattr(config, f.name))
         object.__setattr__(config, f.name, value)
-        for item in value if isinstance(value, tuple) else (value,):
+        values = sides(value) if hints[f.name] is Size else value
+        for item in values if isinstance(values, tuple) else (values,):
             _check_one(f, item, is_path(hints[f.name]))
 
 
@@ -108,6 +115,8 @@ def convert(name: str, hint: Any, value: Any) -> Any:
     """`value` (from YAML, a flag or a caller) as the type `hint` of the field `name`, or UserError."""
     if hint is Any:
         return value
+    if hint is Size:
+        return _size(name, value)
     hint = getattr(hint, "__supertype__", hint)  # of a path
     if typing.get_origin(hint) in UNIONS:  # X | None
         return None if value is None else convert(name, typing.get_args(hint)[0], value)
@@ -115,7 +124,9 @@ def convert(name: str, hint: Any, value: Any) -> Any:
         values = [value] if isinstance(value, str | int | os.PathLike) else value
         if not isinstance(values, list | tuple):
             raise _wrong(name, hint, value)
-        return tuple(convert(name, typing.get_args(hint)[0], item) for item in values)
+        kind = typing.get_args(hint)[0]
+        values = [each for item in values for each in (_in_range(name, item) if kind is int else [item])]
+        return tuple(convert(name, kind, item) for item in values)
     if typing.get_origin(hint) is dict:
         if not isinstance(value, dict) or not all(isinstance(key, str) for key in value):
             raise _wrong(name, hint, value)
@@ -135,6 +146,38 @@ def convert(name: str, hint: Any, value: Any) -> Any:
     return number
 
 
+def sides(size: int | str) -> tuple[int, int]:
+    """Width and height of a `Size`."""
+    width, _, height = str(size).partition("x")
+    return int(width), int(height or width)
+
+
+def _size(name: str, value: Any) -> int | str:
+    """A `Size` from text, a number, or a width and a height."""
+    parts = value if isinstance(value, list | tuple) else [value]
+    text = "x".join(part if isinstance(part, str) else _brief(part) for part in parts)
+    both = re.fullmatch(r"(\d{1,9})(?:\s*[xX×]\s*(\d{1,9}))?", text.strip(), re.ASCII)
+    if both is None:
+        raise _wrong(name, Size, value)
+    width, height = int(both[1]), int(both[2] or both[1])
+    return width if width == height else f"{width}x{height}"
+
+
+def _in_range(name: str, value: Any) -> Sequence[Any]:
+    """The numbers that "0..31" stands for; anything else as it is."""
+    if not isinstance(value, str) or re.fullmatch(r"\s*[+-]?\d+\s*", value):
+        return [value]
+    ends = re.fullmatch(r"(\d{1,19})\.\.(\d{1,19})", value, re.ASCII)
+    if ends is None:
+        raise UserError(
+            f"{flag(name)} {_brief(value)}: expected whole numbers, or a range of them as in 0..31"
+        )
+    first, last = map(int, ends.groups())
+    if not first <= last < first + MAX_RANGE:
+        raise UserError(f"{flag(name)} {value}: a range goes up, by less than {MAX_RANGE:,} numbers")
+    return range(first, last + 1)
+
+
 def _wrong(name: str, hint: Any, value: Any) -> UserError:
     return UserError(f"{flag(name)} {_brief(value)}: expected {_expected(hint)}")
 
@@ -149,6 +192,8 @@ def _brief(value: Any) -> str:
 
 
 def _expected(hint: Any) -> str:
+    if hint is Size:
+        return "a number of pixels, or width and height as in 1216x832"
     hint = getattr(hint, "__supertype__", hint)
     if typing.get_origin(hint) in UNIONS:
         return _expected(typing.get_args(hint)[0])

@@ -3,6 +3,7 @@
 from typing import Any
 
 SDXL = "stabilityai/stable-diffusion-xl-base-1.0"
+MODEL = "a folder, a .safetensors file, or a Hugging Face name (owner/name@revision)"
 # Names, not places: results carry them, and must not depend on where b4m lies. What opens them asks core.where.locate.
 EMBEDDED = "examples/world/base"
 _ENCODERS = "examples/world/encoders"

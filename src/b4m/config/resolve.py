@@ -7,6 +7,7 @@ from typing import Any
 
 from ..core.errors import UserError
 from .fields import flag, read_yaml
+from .foreign import answer
 from .presets import DEFAULT, PRESETS
 
 
@@ -24,7 +25,8 @@ def resolve(
     for key in [*given, *flags]:
         if key not in known:
             where = settings_file if key in given else "settings"
-            raise UserError(f"{where}: unknown setting {key!r}; known: {', '.join(sorted(known))}")
+            said = answer(key, known) or f"known: {', '.join(sorted(known))}"
+            raise UserError(f"{where}: unknown setting {key!r}; {said}")
     given = {**given, **flags}
     given = {**_row(cls, _chosen(cls, preset or in_file, given)), **given}
     for f in fields(cls):

@@ -4,10 +4,11 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from ..core.errors import UserError
-from .fields import InputPath, ModelName, OutputPath, check, setting
-from .presets import SDXL
+from .fields import InputPath, ModelName, OutputPath, Size, check, flag, setting
+from .presets import MODEL, SDXL
 
-ANY_LORA = "a fused file of the second stage, or any other LoRA file"
+ANY_LORA = "a fused file of the second stage, or any other LoRA file or folder"
+STRICT = "refuse a LoRA file of which not everything can be used"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -16,17 +17,16 @@ class DrawnWith:
 
     preset_rows: ClassVar[tuple[str, ...]] = ("generate",)
 
-    base_model: ModelName = setting(
-        "the model the files were made for: a folder or a Hugging Face name", SDXL
-    )
-    vae: ModelName | None = setting("folder or name of an autoencoder that replaces the base model's", None)
+    base_model: ModelName = setting(f"the model the files were made for: {MODEL}", SDXL)
+    vae: ModelName | None = setting(f"an autoencoder that replaces the base model's: {MODEL}", None)
     content_file: InputPath | None = setting("a content file; with a style file the two are composed", None)
     style_file: InputPath | None = setting("a style file; with a content file the two are composed", None)
     lora_file: InputPath | None = setting(ANY_LORA, None)
+    strict: bool = setting(STRICT, False, affects_result=False)
     negative_prompt: str | None = setting("negative prompt", None)
     steps: int = setting("denoising steps (Euler)", 25, low=1, high=1000)
     guidance: float = setting("classifier-free guidance scale", 5.0, low=0, high=1000)
-    size: int = setting("side of the images in pixels", 1024, low=8, high=8192)
+    size: Size = setting("pixels of a side, or width and height as in 1216x832", 1024, low=8, high=8192)
     content_strength: float = setting("dial of the content: 0 none, 1 as trained", 1.0, low=-100, high=100)
     style_strength: float = setting("dial of the style: 0 none, 1 as trained", 1.0, low=-100, high=100)
     mixed_precision: str = setting(
@@ -52,8 +52,30 @@ class GenerateConfig(DrawnWith):
 
     output_dir: OutputPath = setting("folder for the images", "outputs/images")
     prompts: tuple[str, ...] = setting("what to draw, one or more prompts", ())
-    seeds: tuple[int, ...] = setting("one image per seed and prompt", (77,), low=0, high=2**63 - 1)
+    seeds: tuple[int, ...] = setting(
+        "one image per seed and prompt; 0..31 is a range of them", (77,), low=0, high=2**63 - 1
+    )
     grid: bool = setting("also write grid.png: prompts down, seeds across", False, affects_result=False)
+    overwrite: bool = setting(
+        "start at image 000 again, over what is there; without it the numbers go on",
+        False,
+        affects_result=False,
+    )
+    best: int | None = setting(
+        "keep so many images of each prompt: those that come closest to the references given", None, low=1
+    )
+    content_dir: InputPath | None = setting(
+        "for --best: images of the content to compare with, a folder or one file", None, affects_result=False
+    )
+    style_dir: InputPath | None = setting(
+        "for --best: images of the style to compare with, a folder or one file", None, affects_result=False
+    )
+    content_extractor: str | None = setting(
+        "for --best: model of content alignment (default: as b4m evaluate has it)", None, affects_result=False
+    )
+    style_extractor: str | None = setting(
+        "for --best: model of style alignment (default: as b4m evaluate has it)", None, affects_result=False
+    )
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -63,3 +85,21 @@ class GenerateConfig(DrawnWith):
             )
         if not self.seeds:
             raise UserError("--seeds is empty: give at least one number")
+        self._check_best()
+
+    def _check_best(self) -> None:
+        given = [
+            name
+            for name in ("content_dir", "style_dir", "content_extractor", "style_extractor")
+            if getattr(self, name)
+        ]
+        if self.best is None:
+            if given:
+                raise UserError(f"{flag(given[0])} goes with --best: without it nothing is compared")
+            return
+        if not self.content_dir and not self.style_dir:
+            raise UserError("--best needs --content-dir, --style-dir or both: images are compared with them")
+        if self.best > len(self.seeds):
+            raise UserError(
+                f"--best {self.best} of {len(self.seeds)} seeds: give more, as in --seeds 0..{8 * self.best - 1}"
+            )

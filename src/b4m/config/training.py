@@ -5,7 +5,7 @@ from typing import ClassVar
 
 from ..core.errors import UserError
 from .fields import InputPath, ModelName, OutputPath, check, flag, setting
-from .presets import SDXL
+from .presets import MODEL, SDXL
 
 LORA_FILE = "pytorch_lora_weights.safetensors"  # the name that every reader looks for
 
@@ -19,17 +19,24 @@ class TrainConfig:
     preset_rows: ClassVar[tuple[str, ...]] = ("train",)
     needs: ClassVar[tuple[str, ...]] = ()  # settings that the job cannot do without
 
-    base_model: ModelName = setting(
-        "the model to customize: a folder or a Hugging Face name of a Stable Diffusion pipeline", SDXL
-    )
+    base_model: ModelName = setting(f"the Stable Diffusion model to customize: {MODEL}", SDXL)
     output_dir: OutputPath = setting(
         "folder for the result, its log and the state that a rerun continues from", "outputs"
     )
-    vae: ModelName | None = setting("folder or name of an autoencoder that replaces the base model's", None)
+    vae: ModelName | None = setting(f"an autoencoder that replaces the base model's: {MODEL}", None)
     seed: int = setting("seed of noise, timesteps and the order of the images", 77, low=0, high=2**63 - 1)
     resolution: int = setting("side of the training images in pixels", 512, low=8, high=8192)
     fit: str = setting(
         "cut images to a centred square, or fit them whole on white", "crop", choices=("crop", "pad")
+    )
+    alpha: str = setting(
+        "transparent parts of the images: lay them over white, or leave them out of the loss",
+        "white",
+        choices=("white", "mask"),
+    )
+    buckets: bool = setting(
+        "images keep the one of SDXL's shapes that is closest to theirs, of as many pixels as the square",
+        False,
     )
     steps: int = setting("optimizer steps", 1000, low=1)
     target_rows: int = setting("samples of each target concept in every micro-batch", 1, low=1)
@@ -84,8 +91,8 @@ class TrainConfig:
     preview_every: int = setting(
         "draw sample images every so many steps (0: never)", 0, low=0, affects_result=False
     )
-    preview_prompt: str | None = setting(
-        "prompt of the sample images (default: the concept's own)", None, affects_result=False
+    preview_prompts: tuple[str, ...] = setting(
+        "prompts of the sample images, one or more (default: the concept's own)", (), affects_result=False
     )
     checkpoint_every: int = setting(
         "save the state every so many steps (0: only when stopped or done)", 100, low=0, affects_result=False
@@ -93,7 +100,7 @@ class TrainConfig:
     tracker: str = setting(
         "where the loss curves go besides log.jsonl",
         "none",
-        choices=("none", "tensorboard"),
+        choices=("none", "tensorboard", "wandb"),
         affects_result=False,
     )
 
@@ -186,8 +193,8 @@ class Partners(TrainConfig):
     """Settings of a job that learns one concept beside partners of the other kind (Sec. 4.2)."""
 
     partner_dirs: tuple[InputPath, ...] = setting(
-        "diverse partners, one folder or image each: styles for a content, contents for a style "
-        "(the paper uses five)",
+        "diverse partners, one folder or image each: styles for a content, contents for a style (the paper uses "
+        "five; examples/partners/draw.py draws some with a base model)",
         (),
     )
     prompt: str | None = setting(
@@ -201,9 +208,18 @@ class Partners(TrainConfig):
     partner_lr: float = setting(
         "learning rate of the other factor, which the partners train", 1e-5, low=0, high=1000
     )
+    prodigy: bool = setting(
+        "let the Prodigy optimizer find the learning rate, which --lr and --partner-lr then multiply (1 is usual)",
+        False,
+    )
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        if self.prodigy and self.lr != self.partner_lr:
+            raise UserError(
+                f"--prodigy finds one rate for both factors, and --lr is {self.lr:g}, --partner-lr "
+                f"{self.partner_lr:g}: give both the same value (1 is usual)"
+            )
         if self.partner_prompts and len(self.partner_prompts) != len(self.partner_dirs):
             raise UserError(
                 f"--partner-prompts has {len(self.partner_prompts)} captions for "

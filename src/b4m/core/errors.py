@@ -1,4 +1,7 @@
-"""The one error that a user sees: a single line saying what is wrong, where, and what to do."""
+"""The one error that a user sees: a single line saying what is wrong, where, and what to do; and the one note."""
+
+import sys
+from functools import cache
 
 
 class UserError(Exception):
@@ -20,3 +23,9 @@ class Busy(UserError):
 def printable(text: object) -> str:
     """The text with every unprintable character escaped: a file name may hold a newline, a line may not."""
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in str(text))
+
+
+@cache
+def note(message: str) -> None:
+    """One line on stderr about something that goes on otherwise than asked; each is said once."""
+    print(f"b4m: note: {printable(message)}", file=sys.stderr)

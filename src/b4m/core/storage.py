@@ -7,13 +7,13 @@ import hashlib
 import json
 import os
 import uuid
-from collections.abc import Callable, Mapping
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save
+from safetensors.torch import load, save
 from torch import Tensor
 
 from .errors import UserError
@@ -22,6 +22,14 @@ PARTIAL = ".b4m-partial-"  # start of every name that is still being written; su
 FLOATS = (torch.float32, torch.float16, torch.bfloat16)
 MAX_BYTES = 16 * 2**30  # of a file of tensors: more than any LoRA, and than a whole UNet of SDXL in float32
 MAX_HEADER = 32 * 2**20  # of its header: tags and settings of some trainers come to a few megabytes
+# What else is given for a file of tensors, by its first bytes.
+_OTHERS = {
+    b"PK": "is a zip archive, as pickled weights are (.pt, .ckpt, .bin), which could run a program and are not read; "
+    "unpack it, or convert it to .safetensors where you trust it",
+    b"\x80": "is pickled, which could run a program, and is not read; convert it to .safetensors where you trust it",
+    b"version ": "is a pointer of Git LFS in place of the file; download the file itself",
+    b"<": "is a web page in place of the file; download it again, signed in where its site asks for that",
+}
 
 
 def reason(error: BaseException) -> str:
@@ -44,11 +52,16 @@ def sync(path: Path) -> None:
         os.close(handle)
 
 
-def write_atomic(path: Path | str, write: Callable[[Path], None]) -> None:
+class Taken(Exception):
+    """There is a file of this name."""
+
+
+def write_atomic(path: Path | str, write: Callable[[Path], None], replace: bool = True) -> None:
     """Let `write` fill a temporary file beside `path`, flush it, then rename it to `path`.
 
     A reader sees the old file or the new one, never a part: whatever `write` raises leaves the old file as it
-    was. Missing parent folders are made. Raises UserError where the disk refuses (full, read-only, a folder).
+    was. Missing parent folders are made. Raises UserError where the disk refuses (full, read-only, a folder), and
+    Taken where a file is there that is not to be replaced.
     """
     path = Path(path)
     partial = path.parent / f"{PARTIAL}{uuid.uuid4().hex}{path.suffix}"
@@ -56,7 +69,7 @@ def write_atomic(path: Path | str, write: Callable[[Path], None]) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         write(partial)
         sync(partial)
-        os.replace(partial, path)
+        os.replace(partial, path) if replace else _rename(partial, path)
         sync(path.parent)
     except (OSError, SafetensorError) as error:  # safetensors reports a full disk as its own error
         raise UserError(
@@ -65,6 +78,21 @@ def write_atomic(path: Path | str, write: Callable[[Path], None]) -> None:
     finally:
         with suppress(OSError):
             partial.unlink()
+
+
+def _rename(partial: Path, path: Path) -> None:
+    """Rename, unless there is a file of that name, be it one that another process writes at this moment."""
+    try:
+        if os.name == "nt":
+            os.rename(partial, path)  # which replaces nothing on Windows
+        else:
+            os.link(partial, path)
+    except FileExistsError:
+        raise Taken(path) from None
+    except OSError:  # a disk without links
+        if path.exists():
+            raise Taken(path) from None
+        os.replace(partial, path)
 
 
 def sweep(folder: Path) -> None:
@@ -113,23 +141,47 @@ def read_tensors(path: Path | str) -> tuple[dict[str, Tensor], dict[str, str]]:
     Raises UserError for a missing, truncated, foreign or enormous file, and for one with two tensors of a name.
     """
     path = Path(path)
+    with _checked(path):
+        if odd := _odd_metadata(path):  # the library reads text by name and nothing else
+            tensors, metadata = load(_plain_header(path)), odd
+        else:
+            with safe_open(path, framework="pt", device="cpu") as file:
+                # Cloned, because a mapped tensor changes or dies with the file under it.
+                tensors = {name: file.get_tensor(name).clone() for name in file.keys()}
+                metadata = dict(file.metadata() or {})
+    _check_names(path)
+    if odd := [name for name, tensor in tensors.items() if tensor.is_complex()]:
+        raise UserError(f"{path}: {odd[0]} holds complex numbers; the file is nothing of b4m's")
+    return tensors, metadata
+
+
+def read_header(path: Path | str) -> tuple[dict[str, tuple[str, tuple[int, ...]]], dict[str, str]]:
+    """Dtype and shape of each tensor of a safetensors file, and its metadata; no tensor is read.
+
+    Dtypes are named as in the file: "F16". Raises UserError as `read_tensors` does.
+    """
+    path = Path(path)
+    with _checked(path), safe_open(path, framework="pt", device="cpu") as file:
+        parts = {name: file.get_slice(name) for name in file.keys()}
+        entries = {name: (part.get_dtype(), tuple(part.get_shape())) for name, part in parts.items()}
+        metadata = dict(file.metadata() or {})
+    _check_names(path)
+    return entries, metadata
+
+
+@contextmanager
+def _checked(path: Path) -> Iterator[None]:
+    """Around the reading of a file of a size that is allowed; what goes wrong with it is a UserError."""
     if not os.path.isfile(path):  # unlike Path.is_file: False also for a name that no file can have
         found = "is a folder" if os.path.isdir(path) else "does not exist"
         raise UserError(f"{path}: {found}; give the path of a .safetensors file")
     _check_sizes(path)
     try:
-        with safe_open(path, framework="pt", device="cpu") as file:
-            # Cloned, because a mapped tensor changes or dies with the file under it.
-            tensors = {name: file.get_tensor(name).clone() for name in file.keys()}
-            metadata = dict(file.metadata() or {})
+        yield
     except (OSError, SafetensorError, ValueError, RuntimeError, AttributeError) as error:
         raise UserError(
             f"{path}: not a whole safetensors file ({reason(error)}); copy or download it again"
         ) from error
-    _check_names(path)
-    if odd := [name for name, tensor in tensors.items() if tensor.is_complex()]:
-        raise UserError(f"{path}: {odd[0]} holds complex numbers; the file is nothing of b4m's")
-    return tensors, metadata
 
 
 def _check_sizes(path: Path) -> None:
@@ -137,9 +189,14 @@ def _check_sizes(path: Path) -> None:
     try:
         size = path.stat().st_size
         with path.open("rb") as file:
-            header = int.from_bytes(file.read(8), "little")
+            first = file.read(8)
     except OSError as error:
         raise UserError(f"{path}: cannot be read ({reason(error)}); check its permissions") from error
+    header = int.from_bytes(first, "little")
+    if header > MAX_HEADER:
+        for start, what in _OTHERS.items():
+            if first.startswith(start):
+                raise UserError(f"{path}: {what}")
     for what, found, limit in (("it", size, MAX_BYTES), ("its header", min(header, size), MAX_HEADER)):
         if found > limit:
             raise UserError(
@@ -147,10 +204,33 @@ def _check_sizes(path: Path) -> None:
             )
 
 
+def _header(path: Path) -> bytes:
+    with path.open("rb") as file:
+        return file.read(min(int.from_bytes(file.read(8), "little"), MAX_HEADER))
+
+
+def _odd_metadata(path: Path) -> dict[str, str]:
+    """Metadata in which some tool has put numbers, null or whole objects, as text; none where it is as it should be."""
+    try:
+        found = json.loads(_header(path)).get("__metadata__")
+    except (ValueError, RecursionError, AttributeError):
+        return {}  # for the library to refuse
+    if not isinstance(found, dict) or all(isinstance(value, str) for value in found.values()):
+        return {}
+    return {key: value if isinstance(value, str) else json.dumps(value) for key, value in found.items()}
+
+
+def _plain_header(path: Path) -> bytes:
+    """The file without its metadata."""
+    text = _header(path)
+    entries = {name: entry for name, entry in json.loads(text).items() if name != "__metadata__"}
+    plain = json.dumps(entries).encode()
+    return len(plain).to_bytes(8, "little") + plain + path.read_bytes()[8 + len(text) :]
+
+
 def _check_names(path: Path) -> None:
     """Two entries of one name: readers differ in which they take, so what was checked may not be what is used."""
-    with path.open("rb") as file:
-        text = file.read(int.from_bytes(file.read(8), "little"))
+    text = _header(path)
 
     def once(pairs: list[tuple[str, object]]) -> dict:
         names = [name for name, _ in pairs]

@@ -1,6 +1,5 @@
 """What a training shows its model: checked images with captions, and which of them a micro-batch takes."""
 
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -8,9 +7,12 @@ from pathlib import Path
 import torch
 
 from ..core.seeds import seeded
-from .images import Picture, load_folder
+from .findings import Finding
+from .images import Picture, read_folder
+from .partners import partner_words
 
 KINDS = ("content", "style")
+NAMELESS = "its name does not say what it shows (give --partner-prompts, or a caption beside it)"
 
 
 @dataclass(frozen=True)
@@ -22,6 +24,8 @@ class Group:
     prompt: str
     samples: int = 1  # in every micro-batch
     partner: bool = False
+    trigger: str = ""  # the word that will call the concept
+    given: str = ""  # the option that the user gave `prompt` with
 
 
 @dataclass(frozen=True)
@@ -32,6 +36,7 @@ class Source:
     partner: bool
     images: tuple[int, ...]  # indices into Inputs.images
     samples: int
+    trigger: str = ""  # the word that will call the concept
 
     def pick(self, key: Sequence[int | str], position: int) -> int:
         """The image of sample number `position`, counted from the start, of the order seeded by `key`."""
@@ -47,6 +52,7 @@ class Inputs:
     sources: tuple[Source, ...]
     images: tuple[Picture, ...]
     prompts: tuple[str, ...]  # of the images
+    findings: tuple[Finding, ...] = ()  # what the user should know of the files
 
     @property
     def samples(self) -> int:
@@ -82,37 +88,36 @@ class Inputs:
         """What the inputs hold, whatever the files are called."""
         return {"pictures": [image.sha256 for image in self.images], "captions": self.prompts}
 
-    def shown(self) -> list[dict]:
-        """What pictures.json says: which images fill the samples, under which prompts."""
-        return [
-            {
-                "file": str(self.images[number].path),
-                "sha256": self.images[number].sha256,
-                "prompt": self.prompts[number],
-                "shows": f"partner {source.kind}" if source.partner else source.kind,
-            }
-            for source in self.sources
-            for number in source.images
-        ]
 
-
-def read_inputs(groups: Sequence[Group], size: int, fit: str) -> Inputs:
+def read_inputs(
+    groups: Sequence[Group], size: int, fit: str, alpha: str = "white", buckets: bool = False
+) -> Inputs:
     """Read and check the images and captions of `groups`, contents first. Raises UserError, naming the file."""
     images: list[Picture] = []
     prompts: list[str] = []
-    sources = []
+    sources: list[Source] = []
+    findings: list[Finding] = []
     for group in sorted(
         groups, key=lambda group: KINDS.index(group.kind)
     ):  # stable: partners keep their order
-        found = [image for path in group.paths for image in load_folder(path, size, fit)]
+        loaded = [read_folder(path, size, fit, alpha, buckets) for path in group.paths]
+        found = [image for each in loaded for image in each.pictures]
         indices = tuple(range(len(images), len(images) + len(found)))
-        sources.append(Source(group.kind, group.partner, indices, group.samples))
+        sources.append(Source(group.kind, group.partner, indices, group.samples, group.trigger))
         images += found
         prompts += [image.caption or group.prompt for image in found]
-    return Inputs(tuple(sources), tuple(images), tuple(prompts))
+        findings += [*(finding for each in loaded for finding in each.findings), *_of_captions(group, found)]
+    return Inputs(tuple(sources), tuple(images), tuple(prompts), tuple(dict.fromkeys(findings)))
 
 
-def partner_prompt(kind: str, folder: str) -> str:
-    """Caption of a partner without one: "styles/02_paper-cut.png" -> "a picture in paper cut style"."""
-    name = " ".join(re.findall(r"[^\W\d_]+", Path(folder).stem)) or "another"
-    return f"a photo of {name}" if kind == "content" else f"a picture in {name} style"
+def _of_captions(group: Group, images: Sequence[Picture]) -> list[Finding]:
+    """What the user should know of the prompts that the images of a group have."""
+    own = [image for image in images if image.caption]
+    if group.given and len(own) == len(images):
+        unused = f"{group.given} not used, since all images have captions of their own"
+        return [Finding(Path(path), unused) for path in group.paths]
+    if group.partner and not group.given and len(own) < len(images):
+        return [
+            Finding(Path(path), NAMELESS, group.prompt) for path in group.paths if not partner_words(path)
+        ]
+    return []

@@ -14,12 +14,15 @@ from PIL import Image
 from torch import Tensor
 from tqdm import tqdm
 
-from ..core.errors import UserError
+from ..core.errors import UserError, printable
 from ..core.where import locate
+from ..data.findings import lines
+from ..data.folder import look
 from ..data.images import open_pictures
 from ..files.lora import triggers
-from ..files.opening import open_any
+from ..files.opening import open_any, sources
 from ..sampling.attach import attach
+from ..sampling.prompts import say_notes
 from ..sampling.sample import SAMPLES_AT_ONCE, drawn_with, open_for, sample_with, save_png
 from .extractors import Extractor, load_extractor
 from .manifest import ASPECTS, Shot, in_plain_words, read_manifest, write_manifest
@@ -196,6 +199,9 @@ def evaluate(config: EvaluateConfig) -> dict[str, Any]:
     )
     if not config.pictures:
         draw_missing(config, shots)
+    for folder in dict.fromkeys(folder for shot in shots for folder in (shot.content_dir, shot.style_dir)):
+        for line in lines(look(folder).left_out):
+            print(f"{printable(folder)}: {printable(line)}")
     records = score(shots, extractors)
     summary = summarise(records, config.baseline)
     made = {**provenance(extractors), "settings": _drawn_with(config) if not config.pictures else {}}
@@ -239,8 +245,9 @@ def draw_missing(config: EvaluateConfig, shots: Sequence[Shot]) -> None:
     ]
     missing = [each for each in asked if not _is_drawn(*each, settings)]
     if missing:
+        say_notes([*config.prompts, config.negative_prompt])
         backbone = open_for(config)
-        attach(backbone, config.content_file, config.style_file, config.lora_file)
+        attach(backbone, config.content_file, config.style_file, config.lora_file, config.strict)
         bar = tqdm(total=len(shots), initial=len(shots) - len(missing), desc="drawing")
         for start in range(0, len(missing), SAMPLES_AT_ONCE):
             some = missing[start : start + SAMPLES_AT_ONCE]
@@ -258,9 +265,12 @@ def _drawn_with(config: EvaluateConfig) -> dict[str, str]:
     settings = drawn_with(config)
     for name in ("content_file", "style_file", "lora_file"):
         if name in settings:
+            digest = hashlib.sha256()
             try:
-                with open(settings[name], "rb") as file:
-                    settings[f"{name}_sha256"] = hashlib.file_digest(file, "sha256").hexdigest()
+                for source in sources(settings[name]):
+                    with source.open("rb") as file:
+                        hashlib.file_digest(file, lambda digest=digest: digest)
+                settings[f"{name}_sha256"] = digest.hexdigest()
             except OSError as error:
                 raise UserError(
                     f"{settings[name]}: cannot be read ({error.strerror}); give a file"

@@ -23,7 +23,7 @@ from torch import Tensor
 
 from ..backbones.latent_diffusion import check_base
 from ..backbones.registry import family_of
-from ..core.errors import UserError
+from ..core.errors import UserError, note
 from ..core.storage import write_atomic, write_text
 from ..files.concept import Concept, check_pair
 from ..files.lora import Layers, split_lora
@@ -128,13 +128,15 @@ def _open(files: Sequence[str], base_model: str | None) -> tuple[str, BasisSpec 
         raise UserError(
             f"{odd.where}: not a concept file, as --style-file goes with a content file; leave --style-file out"
         )
-    if not first.layers:
-        raise UserError(
-            f"{first.where}: a file of the method {first.method}; only concepts and LoRAs have blocks"
-        )
+    if first.contents.others or not first.layers:
+        what = first.kind if first.contents.others else f"file of the method {first.method}"
+        raise UserError(f"{first.where}: a {what}; only concepts and plain LoRAs have blocks")
+    for line in first.contents.notes:
+        note(f"{first.where}: {line}")
     if first.spec is not None:
         split_lora(first.layers, first.spec)  # refuses frozen blocks that are not those of the basis
-    return first.kind, first.spec, first.layers
+    flat = {layer: (up, down.flatten(1)) for layer, (up, down) in first.layers.items()}  # of convolutions
+    return first.kind, first.spec, flat
 
 
 def _compose(where: str, concepts: Sequence[Concept], base_model: str | None) -> Layers:

@@ -60,7 +60,10 @@ def read_concept(where: str, tensors: Mapping[str, Tensor], header: Mapping[str,
     """The concept in a file's tensors and header. Raises UserError, led by `where`, as `load_concept` does."""
     metadata = {key: value for key, value in header.items() if key.startswith("b4m.")}
     if metadata.get("b4m.kind") not in FACTORS or "b4m.sha256" not in metadata:
-        raise UserError(f"{where}: not a concept file; give one that train-content or train-style wrote")
+        raise UserError(
+            f"{where}: not a concept file; give one that train-content or train-style wrote, since only their frozen "
+            "parts fit each other (LoRAs made elsewhere go together in b4m generate and export, which add them)"
+        )
     if (version := metadata.get("b4m.format")) != FORMAT:
         raise UserError(f"{where}: concept format {version!r}, this b4m reads {FORMAT}; update b4m")
     found = fingerprint(tensors, {key: value for key, value in metadata.items() if key != "b4m.sha256"})

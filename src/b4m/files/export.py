@@ -2,9 +2,9 @@
 
 import shutil
 import uuid
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import torch
 from diffusers import ModelMixin
@@ -14,57 +14,134 @@ from torch import Tensor
 
 from ..backbones.latent_diffusion import check_base
 from ..backbones.protocol import Backbone
-from ..backbones.registry import family_of
-from ..core.errors import UserError
+from ..backbones.published import empty_unet, published
+from ..backbones.registry import FAMILIES, family_of
+from ..core.errors import UserError, note
 from ..core.storage import PARTIAL, reason, sync
 from ..maths.plp import FACTORS, BasisSpec, basis, compose, start
 from .concept import Concept, check_pair, load_concept, save_concept
-from .dialects import DIALECTS
-from .lora import DEPTH, Layers, check_layers, header, save_lora, spec_metadata
+from .contents import DEPTH, Contents, Layers
+from .dialects import DIALECTS, OUTSIDE
+from .identity import made_for
+from .lora import fit, header, mixed, save_lora, spec_metadata, triggers
 from .lora import split_lora as split_factors
+from .lycoris import change
 from .opening import Opened, open_role
 from .settings import ExportConfig, SplitConfig
 
+# For which model a file is, in a header.
+_MODEL = {"modelspec.architecture", "modelspec.prediction_type", "ss_base_model_version", "ss_v2"}
 DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
+
+
+@dataclass(frozen=True)
+class _Part:
+    """What one file, or a pair of concepts, changes of the base model, and how much of it counts."""
+
+    where: str
+    contents: Contents
+    strength: float = 1.0
+
+    def fitted(self, denoiser: ModelMixin, base_model: str) -> "_Part":
+        """In the shapes of the denoiser's layers. Raises UserError where it misfits."""
+        layers = fit(self.where, self.contents, denoiser, base_model)
+        return replace(self, contents=replace(self.contents, layers=layers))
+
+    def change(self, layer: str, weight: Tensor) -> Tensor:
+        """dW of one of its layers."""
+        if layer in self.contents.layers:
+            up, down = self.contents.layers[layer]
+            return self.strength * (up @ down.flatten(1)).view_as(weight)
+        return self.strength * change(self.where, *self.contents.others[layer], weight)
 
 
 def export(config: ExportConfig) -> Path:
     """Write config.output; strengths are folded in. Raises UserError, and then writes nothing."""
     given = {"content": config.content_file, "style": config.style_file, "lora": config.lora_file}
-    files = {role: open_role(path, role) for role, path in given.items() if path}
+    files = {role: open_role(path, role, config.strict) for role, path in given.items() if path}
+    _check_kinds(files, config.merge)
+    concepts = any(opened.concept for opened in files.values())
+    fused = any(opened.kind == "fused" for opened in files.values())
     numbered = DIALECTS[config.dialect].numbered
-    reads_base = "lora" not in files or config.merge or numbered
-    family: Any = family_of(config.base_model) if reads_base else None
-    denoiser: Any = family.empty_denoiser(config.base_model) if family else None
-    if "lora" in files:
-        layers, metadata = _of_lora(config, files["lora"])
+    if fused and not (config.merge or numbered):  # its header says already for which base model it is
+        parts, metadata = _of_loras(config, files)
+        return _write(config, parts, metadata)
+    family, denoiser, prediction_type = _base(config, concepts)
+    if concepts:
+        parts, metadata = _of_concepts(config, files, denoiser)
     else:
-        layers, metadata = _of_concepts(config, files, denoiser)
-    if denoiser is not None:
-        check_layers(next(iter(files.values())).where, layers, denoiser, config.base_model)
-        metadata = {**family.stamp(denoiser, family.read_prediction_type(config.base_model)), **metadata}
+        parts, metadata = _of_loras(config, files)
+    parts = [part.fitted(denoiser, config.base_model) for part in parts]
+    if concepts or config.merge or _is_told(config, parts, metadata):
+        metadata = _unstamped(metadata) | family.stamp(denoiser, prediction_type)
     if config.merge:
-        return _merge(config, family, layers, metadata)
-    if numbered:
-        metadata = {**metadata, DEPTH: str(denoiser.config.layers_per_block)}
+        return _merge(config, family, parts, metadata)
+    depth = {DEPTH: str(denoiser.config.layers_per_block)} if numbered else {}
+    return _write(config, parts, metadata | depth)
+
+
+def _is_told(config: ExportConfig, parts: Sequence[_Part], metadata: Mapping[str, str]) -> bool:
+    """Whether the layers tell for which model they are; if several have them, only the file's own header can."""
+    models = made_for({layer: size for part in parts for layer, size in part.contents.sizes.items()})
+    if len(models) > 1 and not _MODEL & metadata.keys():
+        note(f"{config.output}: {' and '.join(models)} have all of its layers; its header names no model")
+    return len(models) < 2
+
+
+def _unstamped(metadata: Mapping[str, str]) -> dict[str, str]:
+    """Without what another tool has said of the model: `fitted` has told which it is."""
+    return {key: value for key, value in metadata.items() if key not in _MODEL}
+
+
+def _write(config: ExportConfig, parts: Sequence[_Part], metadata: dict[str, str]) -> Path:
+    layers = _added(parts)
     save_lora(config.output, layers, metadata, DTYPES[config.dtype], config.dialect)
+    if mixed(layers):
+        note(f"{config.output}: ranks differ from layer to layer; Diffusers before 0.34 reads another scale")
+    if DIALECTS[config.dialect].alpha and (lost := sorted(layers.keys() & OUTSIDE)):
+        note(
+            f"{config.output}: some releases of Diffusers leave out {', '.join(lost)}; for it, use --dialect diffusers"
+        )
     return Path(config.output)
+
+
+def _check_kinds(files: Mapping[str, Opened], merge: bool) -> None:
+    """Raise UserError for what cannot be exported, alone or together."""
+    for opened in files.values():
+        if opened.contents.others and not merge:
+            raise UserError(
+                f"{opened.where}: a {opened.contents.kind}, which cannot be written as a plain LoRA; use --merge"
+            )
+        if opened.kind == "method":
+            raise UserError(
+                f"{opened.where}: a file of the method {opened.method}, which is nothing to export"
+            )
+    if len({opened.concept is None for opened in files.values()}) > 1:
+        raise UserError(
+            f"{' and '.join(opened.where for opened in files.values())}: a concept and a LoRA do not go together; "
+            "export the concept as a LoRA first, then give both"
+        )
+
+
+def _base(config: ExportConfig, concepts: bool) -> tuple[type[Backbone], ModelMixin, str]:
+    """The base model's family, its denoiser without weights, and its prediction type."""
+    known = None if concepts or config.merge else published(config.base_model)
+    if known and known.family and known.prediction:  # nothing needs to be read of it
+        return FAMILIES.get(known.family), empty_unet(known.title), known.prediction
+    family = family_of(config.base_model)
+    denoiser = family.empty_denoiser(config.base_model)
+    return family, denoiser, family.read_prediction_type(config.base_model)
 
 
 def _of_concepts(
     config: ExportConfig, files: Mapping[str, Opened], denoiser: ModelMixin
-) -> tuple[Layers, dict[str, str]]:
-    concepts = {}
-    for role, opened in files.items():
-        if opened.concept is None:
-            raise UserError(
-                f"{opened.where}: a file of the method {opened.method}, which is no concept to export"
-            )
-        concepts[role] = opened.concept
+) -> tuple[list[_Part], dict[str, str]]:
+    concepts = {role: opened.concept for role, opened in files.items() if opened.concept}
+    where = next(iter(files.values())).where
     if len(concepts) == 2:
         check_pair(concepts["content"], concepts["style"])
     first = next(iter(concepts.values()))
-    check_base(first.unet_hash, denoiser, next(iter(files.values())).where, config.base_model)
+    check_base(first.unet_hash, denoiser, where, config.base_model)
     strength = {"content": config.content_strength, "style": config.style_strength}
     layers = {}
     for name in first.tensors:
@@ -76,7 +153,7 @@ def _of_concepts(
         for key, value in concept.metadata.items()
     }
     own = {**spec_metadata(first.spec), "b4m.layers": first.layers, "b4m.unet_hash": first.unet_hash}
-    return layers, {**metadata, **own}
+    return [_Part(where, Contents(layers))], {**metadata, **own}
 
 
 def _fuse(
@@ -88,22 +165,31 @@ def _fuse(
     return compose(A, factors.get("content", B), C, factors.get("style", D))
 
 
-def _of_lora(config: ExportConfig, opened: Opened) -> tuple[Layers, dict[str, str]]:
-    layers, metadata, spec = opened.layers, dict(opened.metadata), opened.spec
-    if not layers:
-        raise UserError(f"{opened.where}: a file of the method {opened.method}, which is no LoRA to export")
+def _of_loras(config: ExportConfig, files: Mapping[str, Opened]) -> tuple[list[_Part], dict[str, str]]:
+    """One LoRA file, or two that are added, whose headers would each be true of one half only."""
+    strength = {"content": config.content_strength, "style": config.style_strength}
+    if "lora" not in files:
+        words = {role: ", ".join(triggers(opened.metadata)) for role, opened in files.items()}
+        named = {f"b4m.{role}_trigger": word for role, word in words.items() if word}
+        return [_Part(opened.where, opened.contents, strength[role]) for role, opened in files.items()], named
+    opened = files["lora"]
+    metadata = dict(opened.metadata)
     if metadata.get("modelspec.title") == Path(opened.where).stem:
         del metadata["modelspec.title"]  # given by the file's name, and the new file has another
-    strength = {"content": config.content_strength, "style": config.style_strength}
-    if set(strength.values()) == {1.0}:
-        return layers, metadata
-    if spec is None:
+    if opened.spec is not None and set(strength.values()) != {1.0}:
+        return [_Part(opened.where, Contents(_dialled(opened.layers, opened.spec, strength)))], metadata
+    if len(set(strength.values())) > 1:
         raise UserError(
             f"{opened.where}: names no basis, so its content and style cannot be told apart; "
-            "leave both strengths at 1"
+            "give both strengths one value"
         )
+    return [_Part(opened.where, opened.contents, strength["content"])], metadata
+
+
+def _dialled(layers: Layers, spec: BasisSpec, strength: Mapping[str, float]) -> Layers:
+    """A fused LoRA whose B and D are multiplied."""
     factors = dict(zip(FACTORS, split_factors(layers, spec), strict=True))
-    scaled = {
+    return {
         name: _fuse(
             spec,
             name,
@@ -112,18 +198,32 @@ def _of_lora(config: ExportConfig, opened: Opened) -> tuple[Layers, dict[str, st
         )
         for name, (up, down) in layers.items()
     }
-    return scaled, metadata
 
 
-def _merge(config: ExportConfig, family: type[Backbone], layers: Layers, metadata: dict[str, str]) -> Path:
-    """The base model's UNet with W + up @ down for W, added in float32 and rounded once, as a new folder."""
+def _added(parts: Sequence[_Part]) -> Layers:
+    """The parts as one LoRA: side by side, their projections make the sum of their changes."""
+    layers: Layers = {}
+    for part in parts:
+        for layer, (up, down) in part.contents.layers.items():
+            up = up if part.strength == 1 else up * part.strength
+            others = [layers[layer]] if layer in layers else []
+            ups, downs = zip(*others, (up, down), strict=True)
+            layers[layer] = (torch.cat(ups, dim=1), torch.cat(downs))
+    return layers
+
+
+def _merge(
+    config: ExportConfig, family: type[Backbone], parts: Sequence[_Part], metadata: dict[str, str]
+) -> Path:
+    """The base model's UNet with W + dW for W, added in float32 and rounded once, as a new folder."""
     folder = Path(config.output)
     if folder.exists():
         raise UserError(f"{folder}: exists already; give --output a new name")
     denoiser = family.load_denoiser(config.base_model)
     with torch.no_grad():
-        for name, (up, down) in layers.items():
-            denoiser.get_submodule(name).weight += up @ down
+        for layer in {layer: None for part in parts for layer in part.contents.sizes}:
+            weight = denoiser.get_submodule(layer).weight
+            weight += sum(part.change(layer, weight) for part in parts if layer in part.contents.sizes)
     state = {
         name: tensor.to(DTYPES[config.dtype]).contiguous() for name, tensor in denoiser.state_dict().items()
     }
@@ -165,7 +265,8 @@ def split(config: SplitConfig) -> list[Path]:
     opened = open_role(config.lora_file, "lora")
     where, layers, metadata = opened.where, opened.layers, opened.metadata
     if not layers:
-        raise UserError(f"{where}: a file of the method {opened.method}, and no LoRA")
+        what = f"file of the method {opened.method}" if opened.kind == "method" else opened.kind
+        raise UserError(f"{where}: a {what}, and no LoRA that was fused from a content and a style")
     like = load_concept(config.like) if config.like else None
     spec = like.spec if like else opened.spec
     scope = like.layers if like else metadata.get("b4m.layers")

@@ -1,30 +1,30 @@
-"""LoRA files: written in the dialect that a tool expects, read in every one; what their headers say.
-
-A layer is its module's full path in the UNet; its LoRA is a pair (up (m, r), down (r, n)), dW = up @ down.
-"""
+"""LoRA files: written in the dialect that a tool expects; what their headers say; split into content and style."""
 
 import json
 import math
+from collections import Counter
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 from diffusers import ModelMixin
-from torch import Tensor, nn
+from torch import Tensor
 
 from ..core.errors import UserError
-from ..core.storage import FLOATS, check_floats, own, read_tensors, reason, write_tensors
+from ..core.storage import FLOATS, check_floats, own, read_tensors, write_tensors
 from ..maths.plp import BasisSpec, basis, frozen_sizes, split
-from .dialects import DIALECTS, SDXL_DEPTH, parse
+from .adapter_config import IN_HEADER
+from .contents import Contents, Layers, check_pairs, read_contents, read_depth, settings_of
+from .dialects import DIALECTS
+from .identity import sizes_of
+from .lycoris import require
 
-Layers = dict[str, tuple[Tensor, Tensor]]
-
-DEPTH = "b4m.layers_per_block"  # in files with original block names, where it is not SDXL's
 # True of the file that was read and no longer of the one being written.
 _STALE = (
     "format",
-    "lora_adapter_metadata",
+    IN_HEADER,
     "modelspec.hash_sha256",
     "ss_network_alpha",
     "sshs_legacy_hash",
@@ -70,25 +70,24 @@ def header(
 ) -> dict[str, str]:
     """`metadata` as it goes into a file, with what other tools show of it unless it says so itself.
 
-    modelspec.*: Stability's model metadata specification. ss_*: kohya's names, by which A1111 tells SDXL from
-    SD 1 and lists trigger words; of a file that names no base model they say SDXL. kind: "/lora", or "" for a whole
-    model.
+    modelspec.*: Stability's model metadata specification. ss_*: kohya's names, by which A1111 lists trigger words. For
+    which model it is says `metadata` (`Backbone.stamp`), or nothing. kind: "/lora", or "" for a whole model.
     """
-    architecture = metadata.get("modelspec.architecture", "stable-diffusion-xl-v1-base")
     words = triggers(metadata)
     shown_words = {
         "modelspec.trigger_phrase": ", ".join(words),
         "ss_tag_frequency": json.dumps({f"1_{word}": {word: 1} for word in words}),
     }
-    return {
+    found = {
         "modelspec.title": title,
-        "ss_base_model_version": "sdxl_base_v1-0",
         **(shown_words if words else {}),
         **{key: value for key, value in metadata.items() if key not in _STALE},
-        "modelspec.architecture": architecture.removesuffix("/lora") + kind,
         "modelspec.sai_model_spec": "1.0.0",
         "modelspec.implementation": implementation,
     }
+    if architecture := found.get("modelspec.architecture"):
+        found["modelspec.architecture"] = architecture.removesuffix("/lora") + kind
+    return found
 
 
 def save_lora(
@@ -116,82 +115,95 @@ def save_lora(
             f"{path}: {len(nameless)} of {len(layers)} layers have no name in the dialect {dialect} "
             f"({', '.join(nameless[:3])}); choose another --dialect"
         )
+    check_pairs(str(path), layers)
+    exact = read_spec(str(path), metadata) is not None  # its frozen blocks are to be found again, bit for bit
     tensors = {}
-    for layer, (up, down) in layers.items():
-        tensors[f"{names[layer]}{spelling.down}"] = down.to(dtype)
-        tensors[f"{names[layer]}{spelling.up}"] = up.to(dtype)
-    check_floats(str(path), tensors)
-    _check_pairs(str(path), layers)
-    ranks = {layer: float(len(down)) for layer, (_, down) in layers.items()}
-    # Equal to the rank, since the scale is in the factors. Where ranks differ none is written, which means the same:
-    # Diffusers gives every layer the commonest of several alphas.
-    if spelling.alpha and len(set(ranks.values())) == 1:
-        tensors |= {f"{names[layer]}.alpha": torch.tensor(rank) for layer, rank in ranks.items()}
-    write_tensors(path, tensors, header(metadata, path.stem, spelling.implementation))
+    for layer, pair in layers.items():
+        up, down = (matrix.to(dtype) for matrix in pair) if exact else in_dtype(*pair, dtype)
+        tensors[f"{names[layer]}{spelling.down}"] = down
+        tensors[f"{names[layer]}{spelling.up}"] = up[..., None, None] if down.dim() == 4 else up
+    check_floats(str(path), {key: tensor.flatten(1) for key, tensor in tensors.items()})
+    facts = header(metadata, path.stem, spelling.implementation)
+    if mixed(layers):
+        facts[IN_HEADER] = json.dumps({f"unet.{key}": value for key, value in peft_settings(layers).items()})
+    elif spelling.alpha:  # equal to the rank, since the scale is in the factors
+        tensors |= {
+            f"{names[layer]}.alpha": torch.tensor(float(len(down))) for layer, (_, down) in layers.items()
+        }
+    write_tensors(path, tensors, facts)
+
+
+def mixed(layers: Layers) -> bool:
+    """Whether ranks differ from layer to layer, which not every reader follows."""
+    return len({len(down) for _, down in layers.values()}) > 1
+
+
+def peft_settings(layers: Layers) -> dict[str, Any]:
+    """Every rank, with alpha equal to it, as peft's settings of an adapter, which Diffusers also writes into a header.
+
+    Without them some releases of Diffusers take one alpha for all layers, and give alphas that differ to the wrong
+    ones; in a header it follows them since 0.34. Other tools read a file without alphas as it is meant: alpha is the
+    rank.
+    """
+    ranks = {layer: len(down) for layer, (_, down) in layers.items()}
+    usual = Counter(ranks.values()).most_common(1)[0][0]
+    differing = {layer: rank for layer, rank in ranks.items() if rank != usual}
+    return {
+        "r": usual,
+        "lora_alpha": usual,
+        "rank_pattern": differing,
+        "alpha_pattern": differing,
+        "target_modules": list(ranks),
+    }
+
+
+def in_dtype(up: Tensor, down: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+    """The pair in `dtype`; where a small `up` would lose digits there, both are brought to one size first.
+
+    A power of two goes from one to the other, so that the product stays the same.
+    """
+    lost = (up.to(dtype).float() - up).norm()
+    if torch.finfo(dtype).eps * up.norm() < lost < math.inf and down.any():
+        power = math.floor(math.log2(float(down.abs().max() / up.abs().max())) / 2)
+        up, down = up * 2.0**power, down * 2.0**-power
+    return up.to(dtype), down.to(dtype)
 
 
 def load_lora(path: Path | str) -> tuple[Layers, dict[str, str]]:
-    """Read a LoRA of the UNet: layer -> (up (m, r), down (r, n)) float32, and the file's metadata.
+    """Read a plain LoRA of the UNet: layer -> (up (m, r), down (r, n)) float32, and the file's metadata.
 
-    Keys: those of any of DIALECTS. A scale of alpha / rank, given per layer or in Diffusers' adapter metadata,
-    is folded into `up`. Raises UserError for anything else, listing the first keys that are not understood.
+    In any of DIALECTS and some spellings more; the scale is folded into `up`. Raises UserError for anything else,
+    listing the first keys that are not understood.
     """
     tensors, metadata = read_tensors(path)
-    return read_lora(str(path), tensors, metadata), metadata
+    found = read_contents(str(path), tensors, metadata, partial(settings_of, Path(path), metadata))
+    if found.others:
+        raise UserError(f"{path}: a {found.kind}, and no plain LoRA; convert it to one")
+    return found.layers, metadata
 
 
-def read_lora(where: str, tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> Layers:
-    """The LoRA in a file's tensors and header. Raises UserError, led by `where`, as `load_lora` does."""
-    depth = read_depth(where, metadata)
-    parts: dict[str, dict[str, Tensor]] = {}
-    unknown = []
-    for key, tensor in tensors.items():
-        parsed = parse(key, depth)
-        if parsed is None or parsed[2] != "alpha" and tensor.dim() > 2:  # more than two: a convolution
-            unknown.append(key)
-            continue
-        _, layer, half = parsed
-        if half in parts.setdefault(layer, {}):
-            raise UserError(f"{where}: two tensors for the {half} half of {layer}; keep one of them")
-        parts[layer][half] = tensor
-    if unknown:
+def fit(where: str, contents: Contents, denoiser: ModelMixin, base_model: str) -> Layers:
+    """The plain LoRAs, in the shapes of the denoiser: to them, 1 x 1 convolutions and linear layers are one.
+
+    Raises UserError, led by `where`, unless everything in `contents` fits a layer of `base_model`'s denoiser and can be
+    computed.
+    """
+    if contents.others:
+        require(where, contents.kind)
+    wanted, sizes = sizes_of(denoiser), contents.sizes
+    if wrong := sorted(layer for layer, size in sizes.items() if wanted.get(layer) != size):
+        advice = "give --base-model as it was in training"
+        if contents.made_for:
+            advice = f"they are of {' or '.join(contents.made_for)}: give such a model with --base-model"
         raise UserError(
-            f"{where}: {len(unknown)} of {len(tensors)} keys are no LoRA of a linear layer of a UNet "
-            f"({', '.join(sorted(unknown)[:3])}); LoRAs of text encoders or convolutions, DoRA, LoHa and "
-            "LoKr are not supported: give a plain LoRA of the UNet"
+            f"{where}: {len(wrong)} of {len(sizes)} layers do not fit the UNet of {base_model} "
+            f"({', '.join(wrong[:3])}); {advice}"
         )
-    if not parts:
-        raise UserError(f"{where}: holds no LoRA weights; give a LoRA file")
-    config = _adapter_config(where, metadata)
-    return {layer: _fold(where, layer, parts[layer], config) for layer in sorted(parts)}
-
-
-def read_depth(where: str, metadata: Mapping[str, str]) -> int:
-    """layers_per_block of the UNet whose blocks a file numbers: SDXL's unless its header names another."""
-    value = metadata.get(DEPTH, str(SDXL_DEPTH))
-    if not (value.isascii() and value.isdigit() and 1 <= len(value) <= 3 and int(value)):
-        raise UserError(
-            f"{where}: layers_per_block {value[:20]} is not one whole number, so blocks cannot be numbered; "
-            "use the dialect kohya"
-        )
-    return int(value)
-
-
-def check_layers(where: str, layers: Layers, denoiser: ModelMixin, base_model: str) -> None:
-    """Raise UserError, led by `where`, unless every pair fits a linear layer of `base_model`'s denoiser."""
-    widths = {
-        name: module.weight.shape
-        for name, module in denoiser.named_modules()
-        if isinstance(module, nn.Linear)
+    shapes = {layer: denoiser.get_submodule(layer).weight.shape for layer in contents.layers}
+    return {
+        layer: (up, down.reshape(len(down), *shapes[layer][1:]))
+        for layer, (up, down) in contents.layers.items()
     }
-    wrong = [
-        layer for layer, (up, down) in layers.items() if widths.get(layer) != (up.shape[0], down.shape[1])
-    ]
-    if wrong:
-        raise UserError(
-            f"{where}: {len(wrong)} of {len(layers)} layers do not fit the UNet of {base_model} "
-            f"({', '.join(sorted(wrong)[:3])}); give --base-model as it was in training"
-        )
 
 
 def split_lora(layers: Layers, spec: BasisSpec) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
@@ -216,59 +228,6 @@ def split_lora(layers: Layers, spec: BasisSpec) -> tuple[dict[str, Tensor], dict
 def _owned(half: dict[str, Tensor]) -> dict[str, Tensor]:
     """Copies, so that the halves do not keep the whole file in memory."""
     return {layer: own(tensor) for layer, tensor in half.items()}
-
-
-def _fold(where: str, layer: str, parts: dict[str, Tensor], config: dict) -> tuple[Tensor, Tensor]:
-    """(up, down) in float32 of one layer's tensors, the scale alpha / rank taken into `up`."""
-    if missing := [half for half in ("up", "down") if half not in parts]:
-        raise UserError(f"{where}: {layer} has no {missing[0]} half; the file is incomplete, get it again")
-    matrices = {f"{layer} {half}": parts[half] for half in ("up", "down")}
-    check_floats(where, matrices, (*FLOATS, torch.float64))
-    up, down = parts["up"].float(), parts["down"].float()
-    _check_pairs(where, {layer: (up, down)})
-    rank = down.shape[0]
-    alpha = float(parts["alpha"]) if "alpha" in parts and parts["alpha"].numel() == 1 else None
-    if "alpha" in parts and (alpha is None or not math.isfinite(alpha)):
-        raise UserError(f"{where}: alpha of {layer} is not one finite number; get the file again")
-    scale = _config_scale(layer, rank, config) if alpha is None else alpha / rank
-    return (up if scale == 1.0 else up * scale), down
-
-
-def _check_pairs(where: str, layers: Layers) -> None:
-    """Every pair must multiply, with rank 1 or more."""
-    for layer, (up, down) in layers.items():
-        if up.dim() != 2 or down.dim() != 2 or up.shape[1] != down.shape[0] or not down.shape[0]:
-            raise UserError(
-                f"{where}: {layer} has up {tuple(up.shape)} and down {tuple(down.shape)}, "
-                "expected (m, r) and (r, n); the file is no LoRA of this kind"
-            )
-
-
-def _adapter_config(where: str, metadata: Mapping[str, str]) -> dict:
-    """The UNet's part of the adapter settings that newer Diffusers writes into the header."""
-    try:
-        config = json.loads(metadata.get("lora_adapter_metadata", "{}"))
-        config = {key.removeprefix("unet."): value for key, value in config.items()}
-        if config.get("use_dora"):
-            raise UserError(f"{where}: a DoRA, not a plain LoRA; export it as a plain LoRA")
-        patterns = config.get("alpha_pattern") or {}
-        return {
-            "alpha": None if config.get("lora_alpha") is None else float(config["lora_alpha"]),
-            "patterns": {str(layer): float(alpha) for layer, alpha in patterns.items()},
-            "root": bool(config.get("use_rslora")),
-        }
-    except (ValueError, TypeError, AttributeError, RecursionError) as error:
-        raise UserError(
-            f"{where}: its lora_adapter_metadata cannot be read ({reason(error)}); get the file again"
-        ) from error
-
-
-def _config_scale(layer: str, rank: int, config: dict) -> float:
-    named = [alpha for name, alpha in config["patterns"].items() if f".{layer}".endswith(f".{name}")]
-    alpha = named[0] if named else config["alpha"]
-    if alpha is None:
-        return 1.0  # Diffusers' own rule: without an alpha, alpha is the rank
-    return alpha / (math.sqrt(rank) if config["root"] else rank)
 
 
 def _is_rounded(found: Tensor, frozen: Tensor) -> bool:

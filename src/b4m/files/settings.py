@@ -5,7 +5,7 @@ from typing import ClassVar
 
 from ..config.fields import InputPath, ModelName, OutputPath, check, setting
 from ..config.presets import SDXL
-from ..config.sampling import ANY_LORA, one_source
+from ..config.sampling import ANY_LORA, STRICT, one_source
 from ..core.errors import UserError
 from .dialects import DIALECTS
 
@@ -31,6 +31,7 @@ class ExportConfig:
         "diffusers",
         choices=tuple(DIALECTS),
     )
+    strict: bool = setting(STRICT, False, affects_result=False)
     merge: bool = setting("write the whole UNet with the LoRA merged into it, as a Diffusers folder", False)
 
     def __post_init__(self) -> None:

@@ -1,6 +1,6 @@
 """Eq. 12 of the paper: noise and timesteps per sample, the denoising loss per sample, and its sum over samples."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 
 import torch
 from torch import Tensor
@@ -58,9 +58,15 @@ def min_snr_weight(timesteps: Tensor, alphas_cumprod: Tensor, prediction_type: s
     return snr.clamp(max=gamma) / (snr if prediction_type == "epsilon" else snr + 1)
 
 
-def sample_losses(prediction: Tensor, target: Tensor) -> Tensor:
-    """Mean squared error of each sample in float32: (samples, c, h, w) twice -> (samples,)."""
-    return (prediction.float() - target.float()).square().flatten(1).mean(1)
+def sample_losses(prediction: Tensor, target: Tensor, mask: Tensor | None = None) -> Tensor:
+    """Mean squared error of each sample in float32: (samples, c, h, w) twice -> (samples,).
+
+    mask (samples, 1, h, w): what each latent counts in its sample's mean.
+    """
+    errors = (prediction.float() - target.float()).square()
+    if mask is None:
+        return errors.flatten(1).mean(1)
+    return (mask * errors).flatten(1).mean(1) / mask.flatten(1).mean(1)
 
 
 def terms(losses: Tensor, is_target: Tensor) -> Tensor:
@@ -79,9 +85,16 @@ def sample_weights(is_target: Tensor) -> Tensor:
     return (kinds / kinds.sum(1, keepdim=True).clamp(min=1)).sum(0)
 
 
-def in_parts(samples: int, at_once: int) -> list[slice]:
-    """The samples of a batch in runs of at most `at_once`: their gradients add up to the batch's."""
-    return [slice(first, min(first + at_once, samples)) for first in range(0, samples, at_once)]
+def in_parts(shapes: Sequence[Hashable], at_once: int | None) -> list[list[int]]:
+    """The samples of a batch, by their places, in runs of one shape and of at most `at_once` (None: of any length).
+
+    Their gradients add up to the batch's.
+    """
+    places: dict[Hashable, list[int]] = {}
+    for place, shape in enumerate(shapes):
+        places.setdefault(shape, []).append(place)
+    at_once = at_once or len(shapes)
+    return [same[i : i + at_once] for same in places.values() for i in range(0, len(same), at_once)]
 
 
 def objective(
@@ -93,15 +106,17 @@ def objective(
     alphas_cumprod: Tensor,
     prediction_type: str,
     snr_gamma: float | None = None,
+    mask: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Eq. 12 on one batch, or on a part of it: (loss scalar, losses (samples,) detached), both float32.
 
-    latents, noise (samples, c, h, w); timesteps (samples,); weights (samples,): `sample_weights` of these samples.
+    latents, noise (samples, c, h, w); timesteps (samples,); weights (samples,): `sample_weights` of these samples;
+    mask (samples, 1, h, w): what each latent counts.
     The routing is the denoiser's part.
     """
     prediction = denoiser(add_noise(latents, noise, timesteps, alphas_cumprod), timesteps)
     target = regression_target(latents, noise, timesteps, alphas_cumprod, prediction_type)
-    losses = sample_losses(prediction, target)
+    losses = sample_losses(prediction, target, mask)
     if snr_gamma is not None:
         losses = losses * min_snr_weight(timesteps, alphas_cumprod, prediction_type, snr_gamma)
     return (weights * losses).sum(), losses.detach()

@@ -20,7 +20,7 @@ from ..maths.adapter import Adapter
 from ..maths.plp import FACTORS
 from ..maths.riemannian import RiemannianAdamW, RiemannianSGD
 from .denoising import DenoisingTask
-from .factors import AttachedFactors, FactorLearner, concept_of, save_concepts, save_fused, spec_of
+from .factors import AttachedFactors, FactorLearner, concept_of, prodigy, save_concepts, save_fused, spec_of
 from .protocol import Pair, Task
 
 OTHER = {"content": "style", "style": "content"}
@@ -44,6 +44,9 @@ class StageOne(DenoisingTask):
 class StageOneLearner(FactorLearner):
     """Keeps the factor of its own kind; the partners' is given up."""
 
+    def optimizer(self) -> torch.optim.Optimizer:
+        return prodigy(self) if self.config.prodigy else super().optimizer()
+
     def save(self, folder: Path, facts: Mapping[str, str]) -> None:
         config, kind = self.config, self.config.stage
         prompt = config.prompt or getattr(config, f"{kind}_prompt")
@@ -61,7 +64,8 @@ class SecondStage(DenoisingTask):
             kind: concept.metadata.get("prompt", getattr(config, f"{kind}_prompt"))
             for kind, concept in self.concepts.items()
         }
-        super().__init__(config, prompts, config.both_prompt)
+        triggers = {kind: concept.metadata.get("trigger", "") for kind, concept in self.concepts.items()}
+        super().__init__(config, prompts, config.both_prompt, triggers=triggers)
 
     def facts(self) -> dict[str, Any]:
         files = {f"{kind}_file": fingerprint(concept.tensors, {}) for kind, concept in self.concepts.items()}

@@ -11,7 +11,8 @@ from ..backbones.cache import Cache, encode
 from ..backbones.protocol import Backbone
 from ..config.training import TrainConfig
 from ..core.errors import UserError
-from ..data.inputs import Group, Inputs, partner_prompt, read_inputs
+from ..data.inputs import Group, Inputs, read_inputs
+from ..data.partners import partner_prompt
 from ..maths.objective import objective
 from .protocol import Batch
 
@@ -19,20 +20,34 @@ from .protocol import Batch
 class DenoisingTask:
     """A `Task` on the images of `prompts`: kind -> the caption of those that have none. A method adds `start`.
 
-    partner: the kind of the settings' partners, which share each micro-batch.
+    partner: the kind of the settings' partners, which share each micro-batch. triggers: kind -> the word that calls it,
+    where it is not the settings' own.
     """
 
     config: Any  # settings of one of the method's jobs
 
     def __init__(
-        self, config: TrainConfig, prompts: Mapping[str, str], preview_prompt: str, partner: str | None = None
+        self,
+        config: TrainConfig,
+        prompts: Mapping[str, str],
+        preview_prompt: str,
+        partner: str | None = None,
+        triggers: Mapping[str, str] | None = None,
     ) -> None:
         self.config, self.preview_prompt = config, preview_prompt
         groups = [
-            Group(kind, getattr(config, f"{kind}_dir"), prompt, config.target_rows)
+            Group(
+                kind,
+                getattr(config, f"{kind}_dir"),
+                prompt,
+                config.target_rows,
+                trigger=(triggers or {}).get(kind) or getattr(config, f"{kind}_trigger"),
+                given="--prompt" if getattr(config, "prompt", None) else "",
+            )
             for kind, prompt in prompts.items()
         ]
-        self.inputs = read_inputs([*groups, *self._partners(partner)], config.resolution, config.fit)
+        groups += self._partners(partner)
+        self.inputs = read_inputs(groups, config.resolution, config.fit, config.alpha, config.buckets)
 
     def facts(self) -> dict[str, Any]:
         return self.inputs.facts()
@@ -44,7 +59,13 @@ class DenoisingTask:
         paths = self.config.partner_dirs
         captions = self.config.partner_prompts or [None] * len(paths)
         return [
-            Group(kind, (path,), caption or partner_prompt(kind, path), partner=True)
+            Group(
+                kind,
+                (path,),
+                caption or partner_prompt(kind, path),
+                partner=True,
+                given="--partner-prompts" if caption else "",
+            )
             for path, caption in zip(paths, captions, strict=True)
         ]
 
@@ -96,6 +117,7 @@ class DenoisingLearner:
             self._alphas_cumprod,
             self.backbone.prediction_type,
             self.config.snr_gamma,
+            batch.mask,
         )
 
     def attention(self, batch: Batch) -> dict[str, Any] | None:

@@ -1,6 +1,7 @@
 """Learning B and D of every layer (Sec. 4.1 and 4.2): what b4m's jobs and joint training share."""
 
 from collections.abc import Mapping
+from contextlib import redirect_stdout
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ from torch import nn
 from ..backbones.latent_diffusion import denoiser_hash
 from ..backbones.protocol import Backbone
 from ..config.training import LORA_FILE, Factors, TrainConfig
+from ..core.errors import UserError
 from ..data.inputs import Inputs
 from ..files.concept import Concept, save_concept
 from ..files.lora import save_lora, spec_metadata
@@ -69,12 +71,23 @@ class FactorLearner(DenoisingLearner):
     def attention(self, batch: Batch) -> dict[str, Any]:
         if self.content_samples is None:
             return {"content_samples": None}
-        return {"content_samples": min(max(self.content_samples - batch.first, 0), len(batch.images))}
+        return {"content_samples": sum(place < self.content_samples for place in batch.places)}
 
     def learns_from(self, sample: int) -> set[str]:
         if self.content_samples is None:
             return set(FACTORS)
         return {"content" if sample < self.content_samples else "style"}
+
+
+def prodigy(learner: FactorLearner) -> torch.optim.Optimizer:
+    """Adam that finds its rate while training (Mishchenko and Defazio 2023). Raises UserError where it is missing."""
+    try:
+        from prodigyopt import Prodigy
+    except ImportError as error:
+        raise UserError('--prodigy: its package is not installed; pip install "b4m[prodigy]"') from error
+    config = learner.config
+    with redirect_stdout(None):  # it tells of its weight decay there
+        return Prodigy(learner.parameters, lr=config.lr, weight_decay=config.weight_decay)
 
 
 class AttachedFactors:

@@ -1,35 +1,95 @@
-"""An ordinary LoRA from anywhere, put on the base model through peft."""
+"""LoRAs from anywhere, and their relatives, put on the base model: one with one dial, or two that are added."""
 
+import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import torch.nn.functional as F
+from torch import Tensor, nn
+
 from ..backbones.protocol import Attached, Backbone
 from ..config.training import TrainConfig
-from ..core.errors import UserError
-from ..files.lora import check_layers
+from ..core.errors import UserError, note
+from ..files.contents import Layers
+from ..files.lora import fit, in_dtype, peft_settings
+from ..files.lycoris import change
 from ..files.opening import Opened, refuse_method_files
 from .denoising import one_dial
 from .protocol import Pair, Task
 
 
-class AttachedLora:
-    """One dial for all of it."""
+class AttachedLoras:
+    """A dial for each file: that of its role, "content" or "style"; both at once for "lora"."""
 
     def __init__(self, backbone: Backbone) -> None:
         self.backbone = backbone
+        self.strength: dict[str, float] = {}  # by role
+        self.adapters: list[str] = []  # roles with plain LoRAs, which peft holds
+        self.hooks: list[Any] = []  # of the others
 
-    def arguments(self, content: float, style: float) -> dict[str, Any]:
-        return {"scale": one_dial(content, style)}
+    def add(self, role: str, layers: Layers, dense: Mapping[str, Tensor]) -> None:
+        """dense: layer -> dW of what is no product of two projections."""
+        self.strength[role] = 1.0
+        denoiser = self.backbone.denoiser
+        if layers:
+            self.adapters.append(role)
+            _inject(denoiser, role, layers)
+        for layer, change_of in dense.items():
+            module = denoiser.get_submodule(layer)
+            hook = _Change(self, role, change_of.to(module.weight.device, module.weight.dtype))
+            self.hooks.append(module.register_forward_hook(hook))
+
+    def arguments(self, content: float, style: float) -> None:
+        """The dials are turned here, and nothing goes through the pipeline's call."""
+        dials = {"content": content, "style": style}
+        for role in self.strength:
+            self.strength[role] = one_dial(content, style) if role == "lora" else dials[role]
+        if self.adapters:
+            self.backbone.denoiser.set_adapters(
+                self.adapters, [self.strength[role] for role in self.adapters]
+            )
 
     def remove(self) -> None:
-        self.backbone.pipe.unload_lora_weights()
+        for hook in self.hooks:
+            hook.remove()
+        if self.adapters:
+            self.backbone.denoiser.unload_lora()
+
+
+class _Change:
+    """Adds what a change of the weight adds to a layer's output."""
+
+    def __init__(self, attached: AttachedLoras, role: str, dW: Tensor) -> None:
+        self.attached, self.role, self.dW = attached, role, dW
+
+    def __call__(self, module: nn.Module, given: tuple[Tensor, ...], output: Tensor) -> Tensor:
+        if isinstance(module, nn.Conv2d):
+            added = F.conv2d(given[0], self.dW, None, module.stride, module.padding, module.dilation)
+        else:
+            added = F.linear(given[0], self.dW)
+        return output + self.attached.strength[self.role] * added
+
+
+def _inject(denoiser: Any, name: str, layers: Layers) -> None:
+    """Through peft, with every rank and alpha said: releases of Diffusers guess them differently where they differ."""
+    state = {}
+    for layer, pair in layers.items():
+        up, down = in_dtype(*pair, denoiser.dtype)
+        state[f"{layer}.lora_A.weight"] = down
+        state[f"{layer}.lora_B.weight"] = up[..., None, None] if down.dim() == 4 else up
+    settings = peft_settings(layers)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Already found a `peft_config`")  # two adapters are what is wanted
+        denoiser.load_lora_adapter(
+            state, prefix=None, adapter_name=name, metadata=settings, low_cpu_mem_usage=True
+        )
 
 
 class Lora:
     """LoRA files that name no basis of ours."""
 
-    name, doc = "lora", "an ordinary LoRA file"
+    name, doc = "lora", "an ordinary LoRA file, or two that are added"
     jobs: tuple[type[TrainConfig], ...] = ()
     triggers = True
 
@@ -40,15 +100,23 @@ class Lora:
         raise UserError("method lora: trains nothing, so a study has no row for it; joint at ratio 0 does")
 
     def attach(self, backbone: Backbone, files: Mapping[str, Opened]) -> Attached:
+        """Diffusers would only warn of some of what is refused here."""
         refuse_method_files(files)
-        opened = files["lora"]
-        # Diffusers would only warn of some.
-        check_layers(opened.where, opened.layers, backbone.denoiser, backbone.name)
-        backbone.pipe.load_lora_weights(
-            {
-                f"unet.{layer}.lora_{factor}.weight": tensor
-                for layer, (up, down) in opened.layers.items()
-                for factor, tensor in (("A", down), ("B", up))
+        if len(files) == 2:
+            note(
+                f"{' and '.join(opened.where for opened in files.values())}: not trained to go together; what they "
+                "change is added, each with its own dial"
+            )
+        ready = {}
+        for role, opened in files.items():
+            layers = fit(opened.where, opened.contents, backbone.denoiser, backbone.name)
+            dense = {
+                layer: change(opened.where, *of_layer, backbone.denoiser.get_submodule(layer).weight)
+                for layer, of_layer in opened.contents.others.items()
             }
-        )
-        return AttachedLora(backbone)
+            ready[role] = layers, dense
+        attached = AttachedLoras(backbone)
+        for role, (layers, dense) in ready.items():
+            attached.add(role, layers, dense)
+        attached.arguments(1.0, 1.0)
+        return attached

@@ -3,7 +3,7 @@
 A method is one file. Study, evaluation, sampling and the command line know methods by name only (`registry`).
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, Protocol
@@ -28,7 +28,10 @@ class Batch:
     timesteps: Tensor  # (k,) int64
     weights: Tensor  # (k,) what each sample counts in Eq. 12
     conditions: Conditions
-    first: int  # place of the first of them in the micro-batch
+    places: Sequence[int]  # of the samples in the micro-batch
+    mask: Tensor | None = (
+        None  # (k, 1, h, w) what each latent counts in its sample's loss; None: all the same
+    )
 
 
 class Learner(Protocol):

@@ -14,21 +14,24 @@ def attach(
     content_file: str | None = None,
     style_file: str | None = None,
     lora_file: str | None = None,
+    strict: bool = False,
 ) -> None:
     """Put a content, a style, both composed, or a LoRA file onto the denoiser, in place of what was there.
 
-    A fused file of ours is split into its factors again, both dials work; other LoRAs load through peft.
+    A fused file of ours is split into its factors again, both dials work; other LoRAs load through peft. strict: a LoRA
+    file of which a part would be left out is refused.
     Raises UserError: unreadable files, files that do not compose, files of another base model or method.
     """
     detach(backbone)
     given = {"content": content_file, "style": style_file, "lora": lora_file}
-    files = {role: open_role(path, role) for role, path in given.items() if path is not None}
+    files = {role: open_role(path, role, strict) for role, path in given.items() if path is not None}
     if not files:
         return
     methods = {opened.method: opened.where for opened in files.values()}
     if len(methods) > 1:
         told = ", ".join(f"{where} of {name}" for name, where in methods.items())
-        raise UserError(f"files of different methods do not go together: {told}")
+        advice = "; write a concept as a LoRA first, with b4m export" if {*methods} == {"b4m", "lora"} else ""
+        raise UserError(f"files of different methods do not go together: {told}{advice}")
     name, where = next(iter(methods.items()))
     if name not in METHODS.names():
         raise UserError(f"{where}: a file of the method {name}; install the package that brings this method")

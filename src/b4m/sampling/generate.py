@@ -1,46 +1,90 @@
 """The job behind `b4m generate` and infer.py: every prompt with every seed, as PNG files and a grid."""
 
-from collections.abc import Sequence
-from itertools import product
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
+from itertools import count, product
 from pathlib import Path
 
 from PIL import Image
 
 from ..config.sampling import GenerateConfig
+from ..core.storage import Taken
 from .attach import attach
 from .grid import grid
+from .prompts import say_notes
 from .sample import drawn_with, open_for, sample_with, save_png
 
-
-def generate(config: GenerateConfig) -> list[Path]:
-    """Every prompt with every seed -> PNG files with their settings inside; their paths, the grid's last."""
-    return write(config, draw(config))
+NUMBER = re.compile(r"(\d+)_seed\d+\.png")  # of an image of an earlier call
 
 
-def draw(config: GenerateConfig) -> list[Image.Image]:
+@dataclass(frozen=True)
+class Drawn:
+    """One image, and what it was made of. scores: by name, where images were compared."""
+
+    image: Image.Image
+    prompt: str
+    seed: int
+    scores: Mapping[str, float] = field(default_factory=dict)
+
+
+Choose = Callable[[Sequence[Drawn]], list[Drawn]]
+
+
+def generate(config: GenerateConfig, choose: Choose | None = None) -> list[Path]:
+    """Every prompt with every seed -> PNG files with their settings inside; their paths, the grid's last.
+
+    choose: which of them are kept, a prompt's images side by side and equally many of each.
+    """
+    if (config.best is None) != (choose is None):
+        raise ValueError("--best goes with a choice")  # which knows extractors, from a floor above
+    drawn = draw(config)
+    return write(config, choose(drawn) if choose else drawn)
+
+
+def draw(config: GenerateConfig) -> list[Drawn]:
     """Every prompt with every seed, a prompt's images side by side."""
+    say_notes([*config.prompts, config.negative_prompt])
     backbone = open_for(config)
-    attach(backbone, config.content_file, config.style_file, config.lora_file)
+    attach(backbone, config.content_file, config.style_file, config.lora_file, config.strict)
     asked = list(product(config.prompts, config.seeds))
-    return sample_with(backbone, config, [prompt for prompt, _ in asked], [seed for _, seed in asked])
+    images = sample_with(backbone, config, *map(list, zip(*asked, strict=True)))
+    return [Drawn(image, *each) for image, each in zip(images, asked, strict=True)]
 
 
-def write(config: GenerateConfig, images: Sequence[Image.Image]) -> list[Path]:
-    """What `draw` made, into the folder of `config`; the paths, the grid's last."""
+def write(config: GenerateConfig, drawn: Sequence[Drawn]) -> list[Path]:
+    """Images into the folder of `config`, numbered on from those that are there; the paths, the grid's last."""
     folder = Path(config.output_dir)
+    first = 0 if config.overwrite else _next_number(folder)
     paths = []
-    asked = product(config.prompts, config.seeds)
-    for index, (image, (prompt, seed)) in enumerate(zip(images, asked, strict=True)):
-        paths.append(folder / f"{index:03d}_seed{seed}.png")
-        save_png(paths[-1], image, _facts(config, prompt, seed))
+    for number, each in enumerate(drawn, start=first):
+        scores = {f"{name}_alignment": f"{score:.4f}" for name, score in each.scores.items()}
+        facts = {"prompt": each.prompt, "seed": str(each.seed), **scores, **drawn_with(config)}
+        names = (f"{free:03d}_seed{each.seed}.png" for free in count(number))
+        paths.append(_save(folder, names, each.image, facts, config.overwrite))
     if config.grid:
-        paths.append(folder / "grid.png")
-        labels = [f"seed {seed}" for seed in config.seeds]
-        save_png(paths[-1], grid(images, len(config.seeds), config.prompts, labels), _facts(config))
+        columns = len(drawn) // len(config.prompts)
+        labels = [f"best {n + 1}" if config.best else f"seed {drawn[n].seed}" for n in range(columns)]
+        sheet = grid([each.image for each in drawn], columns, config.prompts, labels)
+        names = (f"grid_{free:03d}.png" if free else "grid.png" for free in count(first))
+        paths.append(_save(folder, names, sheet, drawn_with(config), config.overwrite))
     return paths
 
 
-def _facts(config: GenerateConfig, prompt: str | None = None, seed: int | None = None) -> dict[str, str]:
-    """What a image was made with, for its PNG text."""
-    facts = {} if prompt is None else {"prompt": prompt, "seed": str(seed)}
-    return {**facts, **drawn_with(config)}
+def _save(
+    folder: Path, names: Iterator[str], image: Image.Image, facts: dict[str, str], overwrite: bool
+) -> Path:
+    """Under the first of `names` that nobody has taken, another process neither."""
+    for path in (folder / name for name in names):
+        with suppress(Taken):
+            save_png(path, image, facts, replace=overwrite)
+            return path
+    raise AssertionError("names never end")
+
+
+def _next_number(folder: Path) -> int:
+    """One more than the last of the images there."""
+    names = [path.name for path in folder.iterdir()] if folder.is_dir() else []
+    numbers = [int(found[1]) for name in names if (found := NUMBER.fullmatch(name))]
+    return max(numbers, default=-1) + 1

@@ -6,6 +6,9 @@ from typing import cast
 
 from PIL import Image, ImageDraw, ImageFont
 
+SMALLEST = 128  # pixels of a cell's width
+GAP = 4  # pixels between cells
+
 
 def grid(
     images: Sequence[Image.Image],
@@ -13,29 +16,31 @@ def grid(
     row_labels: Sequence[str] = (),
     column_labels: Sequence[str] = (),
 ) -> Image.Image:
-    """Pictures of one size, row by row, with labels left and above; small ones are enlarged to be seen."""
+    """Images of one size, row by row, with labels left and above; small ones are enlarged to be seen."""
     if not images or len(images) % columns:
-        raise ValueError(f"{len(images)} pictures do not fill rows of {columns}")
-    cell = max(128, images[0].width)
-    font = cast(ImageFont.FreeTypeFont, ImageFont.load_default(size=max(14, cell // 11)))
-    left = cell if row_labels else 0
-    lines = [_wrap(label, font, cell - 8) for label in column_labels]
+        raise ValueError(f"{len(images)} images do not fill rows of {columns}")
+    width = max(SMALLEST, images[0].width)
+    height = round(images[0].height * width / images[0].width)
+    font = cast(ImageFont.FreeTypeFont, ImageFont.load_default(size=max(14, width // 11)))
+    left = width if row_labels else 0
+    lines = [_wrap(label, font, width - 8) for label in column_labels]
     line_height = math.ceil(font.size * 1.25)
     top = line_height * max((len(line) for line in lines), default=0) + (8 if lines else 0)
     rows = len(images) // columns
-    sheet = Image.new("RGB", (left + columns * (cell + 4), top + rows * (cell + 4)), "white")
+    sheet = Image.new("RGB", (left + columns * (width + GAP), top + rows * (height + GAP)), "white")
     draw = ImageDraw.Draw(sheet)
     for index, image in enumerate(images):
         row, column = divmod(index, columns)
+        whole = width % image.width == 0
         enlarged = image.resize(
-            (cell, cell), Image.Resampling.NEAREST if cell % image.width == 0 else Image.Resampling.LANCZOS
+            (width, height), Image.Resampling.NEAREST if whole else Image.Resampling.LANCZOS
         )
-        sheet.paste(enlarged, (left + column * (cell + 4), top + row * (cell + 4)))
+        sheet.paste(enlarged, (left + column * (width + GAP), top + row * (height + GAP)))
     for column, text in enumerate(lines):
-        draw.multiline_text((left + column * (cell + 4) + 4, 4), "\n".join(text), fill="black", font=font)
+        draw.multiline_text((left + column * (width + GAP) + 4, 4), "\n".join(text), fill="black", font=font)
     for row, label in enumerate(row_labels):
-        text = "\n".join(_wrap(label, font, cell - 8))
-        draw.multiline_text((4, top + row * (cell + 4) + 4), text, fill="black", font=font)
+        text = "\n".join(_wrap(label, font, width - 8))
+        draw.multiline_text((4, top + row * (height + GAP) + 4), text, fill="black", font=font)
     return sheet
 
 

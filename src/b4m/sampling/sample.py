@@ -1,19 +1,20 @@
 """Images from prompts and seeds, for generate, previews, evaluation and studies alike."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import torch
-from diffusers import EulerDiscreteScheduler
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 from torch import Tensor
 
 from ..backbones.protocol import Backbone
 from ..backbones.registry import open_backbone
-from ..config.fields import deciding
+from ..config.fields import deciding, sides
 from ..config.sampling import DrawnWith
+from ..core.errors import UserError
 from ..core.storage import write_atomic
+from ..data.findings import brief, quoted
 from .attach import dials
 
 PIXELS_AT_ONCE = 4 * 1024 * 1024  # of one batch: four images of SDXL's own size
@@ -27,13 +28,13 @@ def sample(
     seeds: Sequence[int],
     steps: int = 25,
     guidance: float = 5.0,
-    size: int | None = None,
+    size: int | str | None = None,
     content_strength: float = 1.0,
     style_strength: float = 1.0,
     negative_prompt: str | None = None,
     embeddings: dict[str, Tensor] | None = None,
 ) -> list[Image.Image]:
-    """One image per prompt and seed (lists of one length), `size` pixels wide and high.
+    """One image per prompt and seed (lists of one length), of `size` pixels: a side, or "1216x832".
 
     An image starts from its own seed's noise, whatever else is in its batch. Euler steps as in the paper.
     embeddings: `encode_guided` of the prompts, for a backbone whose text encoders are gone.
@@ -42,11 +43,12 @@ def sample(
     if len(prompts) != len(seeds):
         raise ValueError(f"{len(prompts)} prompts for {len(seeds)} seeds")
     pipe = backbone.pipe
-    size = size or pipe.unet.config.sample_size * pipe.vae_scale_factor
-    backbone.check_size(size, "--size")
+    width, height = sides(size or pipe.unet.config.sample_size * pipe.vae_scale_factor)
+    for side in (width, height):
+        backbone.check_size(side, "--size")
     kwargs = dials(backbone, content_strength, style_strength)
-    scheduler, pipe.scheduler = pipe.scheduler, EulerDiscreteScheduler.from_config(pipe.scheduler.config)
-    at_once = max(1, min(SAMPLES_AT_ONCE, PIXELS_AT_ONCE // size**2))
+    scheduler, pipe.scheduler = pipe.scheduler, backbone.sampler(steps)
+    at_once = max(1, min(SAMPLES_AT_ONCE, PIXELS_AT_ONCE // (width * height)))
     images = []
     try:
         for start in range(0, len(prompts), at_once):
@@ -59,8 +61,8 @@ def sample(
                 **encoded,
                 num_inference_steps=steps,
                 guidance_scale=guidance,
-                height=size,
-                width=size,
+                height=height,
+                width=width,
                 generator=[torch.Generator().manual_seed(seed) for seed in seeds[some]],
                 output_type="latent",
                 cross_attention_kwargs=kwargs,
@@ -80,7 +82,11 @@ def open_for(config: DrawnWith) -> Backbone:
 def sample_with(
     backbone: Backbone, config: DrawnWith, prompts: Sequence[str], seeds: Sequence[int]
 ) -> list[Image.Image]:
-    """`sample` with the steps, guidance, size, dials and negative prompt of `config`."""
+    """`sample` with the steps, guidance, size, dials and negative prompt of `config`.
+
+    Raises UserError for a prompt whose end the model would not read.
+    """
+    _check_read(backbone, dict.fromkeys([*prompts, config.negative_prompt or ""]))
     return sample(
         backbone,
         prompts,
@@ -94,15 +100,28 @@ def sample_with(
     )
 
 
+def _check_read(backbone: Backbone, prompts: Iterable[str]) -> None:
+    """Raises UserError, with the words that would be cut off, unless the model reads all of each prompt."""
+    prompts = list(prompts)
+    cut = backbone.cut_off(prompts)
+    for prompt, rest in zip(prompts, cut.words, strict=True):
+        if rest:
+            which = quoted(f"{prompt[:30]} ...")
+            raise UserError(
+                f"prompt {which}: longer than the {cut.limit} tokens that {backbone.name} reads, cut off would be "
+                f"{quoted(brief(rest))}; shorten it"
+            )
+
+
 def drawn_with(config: DrawnWith) -> dict[str, str]:
     """The settings that decide an image, where they are given, as text."""
     values = {name: getattr(config, name) for name in DRAWN_WITH}
     return {name: str(value) for name, value in values.items() if value is not None}
 
 
-def save_png(path: Path, image: Image.Image, facts: dict[str, str]) -> None:
-    """Write one PNG with `facts` as its text entries, atomically."""
+def save_png(path: Path, image: Image.Image, facts: dict[str, str], replace: bool = True) -> None:
+    """Write one PNG with `facts` as its text entries, atomically. Raises Taken as `write_atomic` does."""
     info = PngInfo()
     for name, value in facts.items():
         info.add_itxt(name, value)
-    write_atomic(path, lambda partial: image.save(partial, "PNG", pnginfo=info))
+    write_atomic(path, lambda partial: image.save(partial, "PNG", pnginfo=info), replace)

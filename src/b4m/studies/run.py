@@ -115,7 +115,7 @@ class Easel:
             if self.backbone is None or self.opened != wanted:
                 self.backbone, self.opened = open_for(config), wanted
             started = time.perf_counter()
-            attach(self.backbone, config.content_file, config.style_file, config.lora_file)
+            attach(self.backbone, config.content_file, config.style_file, config.lora_file, config.strict)
             pictures = sample_with(
                 self.backbone, config, [text for _, text, _ in asked], [seed for *_, seed in asked]
             )

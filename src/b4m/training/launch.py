@@ -1,6 +1,7 @@
 """Devices and processes of a run, through accelerate."""
 
 from accelerate import Accelerator, DistributedType
+from accelerate.tracking import get_available_trackers
 
 from ..core.errors import UserError
 
@@ -10,6 +11,10 @@ WRAPPERS = (DistributedType.FSDP, DistributedType.DEEPSPEED, DistributedType.MEG
 def launch(mixed_precision: str, tracker: str, folder: str) -> Accelerator:
     """Devices, processes, precision and tracker. Raises UserError for what this machine does not have."""
     log_with = None if tracker == "none" else tracker
+    if log_with and log_with not in map(
+        str, get_available_trackers()
+    ):  # accelerate would leave it out in silence
+        raise UserError(f'--tracker {tracker}: its package is not installed; pip install "b4m[{tracker}]"')
     try:
         made = Accelerator(mixed_precision=mixed_precision, log_with=log_with, project_dir=folder)
     except (ValueError, ImportError) as error:

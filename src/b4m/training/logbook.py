@@ -1,15 +1,17 @@
 """What a run leaves beside its result for people: log.jsonl, a line a step, and pictures.json, what it was shown."""
 
 import json
+import uuid
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from accelerate import Accelerator
 
 from ..core.errors import UserError
 from ..core.storage import reason, sweep, write_text
 
-LOG, PICTURES = "log.jsonl", "pictures.json"
+LOG, PICTURES, RUN = "log.jsonl", "pictures.json", "wandb-run.txt"
 
 
 class Logbook:
@@ -36,10 +38,11 @@ class Logbook:
             sweep(folder)
         write_text(self.folder / LOG, "".join(json.dumps(record) + "\n" for record in self.records))
         write_text(self.folder / PICTURES, json.dumps(pictures, indent=1, ensure_ascii=False) + "\n")
-        if tracker != "none":  # from step 1, since a writer that was killed has lost what it had not flushed
-            self.accelerator.init_trackers(tracker, init_kwargs={tracker: {"purge_step": 1}})
+        if tracker != "none":
+            told = TRACKERS[tracker](self.accelerator, self.folder)
             for record in self.records:
-                self._track(record)
+                if record["step"] > told:
+                    self._track(record)
 
     def add(self, record: dict) -> None:
         """One more step. Raises UserError where the disk refuses."""
@@ -59,6 +62,41 @@ class Logbook:
     def _track(self, record: dict) -> None:
         values = {key: value for key, value in record.items() if key not in ("step", "skipped")}
         self.accelerator.log(values, step=int(record["step"]))
+
+
+def _tensorboard(accelerator: Accelerator, folder: Path) -> int:
+    """Tell it all anew, since a writer that was killed has lost what it had not flushed. -> the last step told: 0."""
+    accelerator.init_trackers("tensorboard", init_kwargs={"tensorboard": {"purge_step": 1}})
+    return 0
+
+
+def _wandb(accelerator: Accelerator, folder: Path) -> int:
+    """Go on with the run of this folder, whose name is kept in it. -> the last step that Weights & Biases has.
+
+    Raises UserError where it cannot be reached or wants a key.
+    """
+    path = folder / RUN
+    if not path.exists():
+        write_text(path, f"{uuid.uuid4().hex}\n")
+    run = {
+        "id": path.read_text(encoding="utf-8").strip(),
+        "resume": "allow",
+        "dir": str(folder),
+        "name": folder.name,
+    }
+    try:
+        accelerator.init_trackers("b4m", init_kwargs={"wandb": run})
+    except Exception as error:  # no key, no network, no such team
+        raise UserError(
+            f"--tracker wandb: Weights & Biases does not start ({reason(error)}); set WANDB_MODE=offline to keep the "
+            "curves in the output folder, or leave it out"
+        ) from error
+    # A resumed run counts on from the step after its last.
+    started: Any = accelerator.get_tracker("wandb", unwrap=True)
+    return started.step - 1
+
+
+TRACKERS = {"tensorboard": _tensorboard, "wandb": _wandb}
 
 
 def _read(path: Path, taken: int) -> list[dict]:

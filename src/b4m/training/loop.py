@@ -79,7 +79,7 @@ def train(config: TrainConfig) -> TrainResult:
         with deterministic(), advice():
             ready = start(config, task, accelerator, say)
             loop = Loop(config, accelerator, task.inputs, ready, progress, book)
-            book.start(task.inputs.shown(), config.tracker)
+            book.start(ready.entries, config.tracker)
             with signals() as received:
                 loop.run(received, say)
                 loop.finish()
@@ -104,7 +104,7 @@ class Loop:
         """Around a learner on its device; its state is the one that `progress` has found."""
         self.config, self.accelerator, self.inputs, self.mark = config, accelerator, inputs, mark
         self.learner, self.cache = ready.learner, ready.cache
-        self.preview_prompt, self.embeddings = ready.preview_prompt, ready.embeddings
+        self.preview_prompts, self.embeddings = ready.preview_prompts, ready.embeddings
         self.progress, self.book, self.step = progress, book, progress.step
         self.is_target = inputs.is_target.to(accelerator.device)
         self.train_timesteps = len(self.learner.backbone.alphas_cumprod)
@@ -159,35 +159,44 @@ class Loop:
 
     def micro_step(self, index: int) -> Tensor:
         """One micro-batch and its gradients. -> (3,): loss, target term, partner term of Eq. 12."""
-        config, device, samples = self.config, self.accelerator.device, self.inputs.samples
+        config, device = self.config, self.accelerator.device
         number = self.step * config.gradient_accumulation + index
         number = number * self.accelerator.num_processes + self.accelerator.process_index
         picked = self.inputs.picked(config.seed, number)
-        images = torch.tensor(picked, device=device)
-        shape = self.cache.latents.shape[1:]
-        noise, timesteps = draw_noise(config.seed, number, range(samples), shape, self.train_timesteps)
-        noise, timesteps, weights = noise.to(device), timesteps.to(device), sample_weights(self.is_target)
+        parts = in_parts([self.cache.latents[image].shape for image in picked], config.rows_per_pass)
         losses = []
-        for part in in_parts(samples, config.rows_per_pass or samples):
-            batch = Batch(
-                images[part],
-                self.cache.latents[images[part]],
-                noise[part],
-                timesteps[part],
-                weights[part],
-                self.cache.conditions(images[part]),
-                part.start,
-            )
+        for places in parts:
+            batch = self.batch(number, picked, places)
             self.mark("data")
             loss, of_samples = self.learner.loss(batch)
             self.mark("forward")
             self.accelerator.backward(loss / config.gradient_accumulation)
             self.mark("backward")
             losses.append(of_samples)
-        losses = torch.cat(losses)
+        losses = torch.cat(losses)[torch.tensor(sum(parts, []), device=device).argsort()]
         self.passes.append((picked, losses))  # to name a sample whose loss is not finite
         target, partner = terms(losses, self.is_target)
         return torch.stack([target + partner, target, partner])
+
+    def batch(self, number: int, picked: Sequence[int], places: Sequence[int]) -> Batch:
+        """The samples at these places of micro-batch `number`, which shows the images `picked`."""
+        device, cache = self.accelerator.device, self.cache
+        chosen = [picked[place] for place in places]
+        images = torch.tensor(chosen, device=device)
+        latents = torch.stack([cache.latents[image] for image in chosen])
+        noise, timesteps = draw_noise(
+            self.config.seed, number, places, latents.shape[1:], self.train_timesteps
+        )
+        return Batch(
+            images,
+            latents,
+            noise.to(device),
+            timesteps.to(device),
+            sample_weights(self.is_target)[torch.tensor(places, device=device)],
+            cache.conditions(images),
+            places,
+            None if cache.masks is None else torch.stack([cache.masks[image] for image in chosen]),
+        )
 
     def average(self, values: Tensor, stop: bool) -> tuple[float, float, float, bool]:
         """The three losses over all processes, and whether any of them was told to stop."""
@@ -240,13 +249,15 @@ class Loop:
         if (main or self.config.shard) and (again or not path.exists()):
             images = sample(
                 self.learner.backbone,
-                [self.preview_prompt],
-                [self.config.seed],
+                self.preview_prompts,
+                [self.config.seed] * len(self.preview_prompts),
                 size=self.config.resolution,
                 embeddings=self.embeddings,
             )
             if main:
-                save_png(path, grid(images, 1), {"prompt": self.preview_prompt, "step": str(taken)})
+                labels = self.preview_prompts if len(images) > 1 else ()
+                facts = {"prompt": "\n".join(self.preview_prompts), "step": str(taken)}
+                save_png(path, grid(images, len(images), column_labels=labels), facts)
 
     def save_state(self) -> None:
         """All that the next step depends on. Raises UserError rather than keep weights that are not finite."""

@@ -1,6 +1,6 @@
 """From settings to a model that can take its first step: base model, what learns, caches, places on the device."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from accelerate import Accelerator
@@ -11,7 +11,10 @@ from ..backbones.footprint import estimate_line
 from ..backbones.frozen import place, quantize
 from ..backbones.registry import open_backbone
 from ..config.training import TrainConfig
+from ..data.findings import brief, quoted
+from ..data.summary import summarise
 from ..methods.protocol import Learner, Task
+from ..sampling.prompts import notes
 
 
 @dataclass(frozen=True)
@@ -20,22 +23,37 @@ class Ready:
 
     learner: Learner
     cache: Cache
-    preview_prompt: str  # what sample images show
-    embeddings: dict[str, Tensor] | None  # of that prompt, where there will be sample images
+    preview_prompts: Sequence[str]  # what sample images show
+    embeddings: dict[str, Tensor] | None  # of these prompts, where there will be sample images
+    entries: Sequence[dict] = ()  # of pictures.json: what it was shown
 
 
 def start(config: TrainConfig, task: Task, accelerator: Accelerator, say: Callable[[str], None]) -> Ready:
-    """Load, adapt, encode, move. Raises UserError for a base model or files that cannot be used."""
+    """Load, adapt, say what was given, encode, move. Raises UserError for a base model or files that cannot be used."""
     backbone = open_backbone(config.base_model, config.vae, config.mixed_precision)
-    backbone.check_size(config.resolution, "--resolution")
+    for side in sorted(
+        {config.resolution, *(side for image in task.inputs.images for side in image.pixels.shape[1:])}
+    ):
+        backbone.check_size(side, "--resolution" if side == config.resolution else "--buckets: a side of")
     learner = task.start(backbone)
+    summary = summarise(task.inputs, backbone.cut_off(task.inputs.prompts))
+    say("\n".join(summary.lines))
     if config.quantize == "int8":
         quantize(backbone.denoiser)  # before it goes to the device, which need not hold it whole
     cache = learner.encode(accelerator.device)
-    prompt = config.preview_prompt or task.preview_prompt
-    embeddings = backbone.encode_guided([prompt], None) if config.preview_every else None
+    prompts = config.preview_prompts or (task.preview_prompt,)
+    embeddings = None
+    if config.preview_every:
+        cut = backbone.cut_off(prompts)
+        long = f"preview prompt longer than the {cut.limit} tokens that are read, cut off"
+        for line in [
+            *(f"note: {note}" for note in notes(prompts)),
+            *(f"{long}: {quoted(brief(rest))}" for rest in cut.words if rest),
+        ]:
+            say(line)
+        embeddings = backbone.encode_guided(prompts, None)
     backbone.free(keep_vae=bool(config.preview_every))
     learnable = list(learner.named.values())
     say(estimate_line(backbone, cache, task.inputs.samples, config, learnable, accelerator.num_processes))
     place(backbone.denoiser, config, accelerator.device)
-    return Ready(learner, cache, prompt, embeddings)
+    return Ready(learner, cache, prompts, embeddings, summary.entries)

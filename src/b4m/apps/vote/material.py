@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 from ...core.errors import UserError
 from ...core.where import locate
-from ...data.images import SUFFIXES, picture_files
+from ...data.images import picture_files
 from ...evaluation.manifest import NAME as MANIFEST
 from ...evaluation.manifest import Shot, read_manifest
 
@@ -114,8 +114,8 @@ def _from_folders(folder: Path) -> Material:
 
 
 def _reference(pair: Path, kind: str) -> tuple[Path, ...]:
-    for place in (pair / kind, *(pair / f"{kind}{suffix}" for suffix in SUFFIXES)):
-        if place.exists():
+    for place in sorted(pair.iterdir()):
+        if place.stem == kind:  # content/, content.png, content.jpg ...
             return _some(place)
     raise UserError(f"{pair}: no {kind} image in it; {LAYOUT}")
 

@@ -232,5 +232,5 @@ async def _form(request: Request) -> dict[str, str]:
 
 
 def _number(text: str) -> int:
-    """A small whole number from a form; -1 for anything else."""
-    return int(text) if text.isascii() and text.isdecimal() and len(text) <= 2 else -1
+    """A whole number from a form; -1 for anything else."""
+    return int(text) if text.isascii() and text.isdecimal() else -1
