@@ -28,7 +28,9 @@ def test_the_loop_fits_one_screen():
         assert functions[name].end_lineno - functions[name].lineno < 50
 
 
-@pytest.mark.parametrize("arguments", [["--help"], ["train-content", "--help"], ["study", "--help"]])
+@pytest.mark.parametrize(
+    "arguments", [["--help"], ["train-content", "--help"], ["study", "--help"], ["vote", "make", "--help"]]
+)
 def test_help_waits_for_no_big_library(arguments):
     """In a process of its own, since this one has them all."""
     program = (

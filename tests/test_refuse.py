@@ -18,6 +18,7 @@ from safetensors.torch import load_file
 from b4m.apps.cli import main
 from b4m.apps.doctor import DoctorConfig
 from b4m.apps.info import describe
+from b4m.apps.vote.settings import MakeConfig, ReportConfig, ServeConfig, SimulateConfig
 from b4m.backbones.registry import open_backbone
 from b4m.benchmarking.settings import BenchConfig
 from b4m.config.sampling import GenerateConfig
@@ -57,6 +58,10 @@ WORKING = {
     InspectConfig: {"file": "f"},
     BenchConfig: {},
     DoctorConfig: {},
+    MakeConfig: {"source": "s"},
+    ServeConfig: {"study": "s"},
+    ReportConfig: {"study": "s"},
+    SimulateConfig: {"study": "s"},
     ExportConfig: {"output": "o.safetensors", "lora_file": "l"},
     SplitConfig: {"lora_file": "l"},
 }

@@ -299,7 +299,8 @@ def test_help_explains_and_gives_an_example(command, capsys):
 
 def test_examples_in_the_help_are_valid_commands():
     for command in COMMANDS.values():
-        parse(shlex.split(command.example)[1:])
+        for one in (command, *command.actions.values()):
+            parse(shlex.split(one.example)[1:])
 
 
 def test_program_runs_as_a_module(tmp_path):

@@ -9,6 +9,9 @@ import yaml
 from PIL import Image
 
 import b4m.studies.run as studies
+from b4m.apps.vote.make import make
+from b4m.apps.vote.questions import read_study as read_vote
+from b4m.apps.vote.settings import MakeConfig
 from b4m.core.errors import Busy, UserError
 from b4m.core.lock import exclusive
 from b4m.evaluation.manifest import read_manifest
@@ -94,6 +97,9 @@ def test_a_study_from_nothing_to_its_table(config):
     assert "b4m study" in text and "content alignment" in text
     whole = sum(seconds[stage] for stage in ("content", "style", "second"))
     assert f"| a new pair (Table 4) | {whole:.1f} |" in text and "joint run" not in text
+    made = make(MakeConfig(str(folder), output_dir=f"{config.output_dir}/vote", set_size=2, checks=0))
+    asked = read_vote(made)  # the finished study as one that people vote on
+    assert (asked.ours, asked.methods) == ("full", tuple(rows)) and len(asked.questions) == 2 * 3 + 2 + 2
 
 
 def test_killed_half_way_it_repeats_nothing_and_ends_the_same(config, tmp_path, monkeypatch):

@@ -7,7 +7,7 @@ import os
 import re
 import sys
 import typing
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, NoReturn
 
 from ..benchmarking.settings import BenchConfig
@@ -22,17 +22,46 @@ from ..evaluation.settings import EvaluateConfig, InspectConfig
 from ..files.settings import ExportConfig, SplitConfig
 from ..studies.settings import LibraryConfig, StudyConfig
 from .doctor import DoctorConfig, doctor
+from .vote.settings import MakeConfig, ReportConfig, ServeConfig, SimulateConfig
 
 
 @dataclasses.dataclass(frozen=True)
 class Command:
-    """One subcommand: what it is for, an example, and the settings behind its flags."""
+    """One subcommand: what it is for, an example, and the settings behind its flags, or those of its actions."""
 
     help: str
     example: str
     settings: type | None = None
     argument: str | None = None  # the field that is given without a flag
+    actions: Mapping[str, "Command"] = dataclasses.field(default_factory=dict)  # words that may follow
 
+
+VOTE = {
+    "make": Command(
+        "Make a study from the results of a b4m study, or from folders of images.",
+        "b4m vote make outputs/studies/results/table1-ablations --output-dir outputs/vote",
+        MakeConfig,
+        argument="source",
+    ),
+    "serve": Command(
+        "Let people vote in their browsers, on this machine or, by links or a password, from others.",
+        "b4m vote serve outputs/vote --host 0.0.0.0 --links 60",
+        ServeConfig,
+        argument="study",
+    ),
+    "report": Command(
+        "What the votes say: bars, shares and strengths with intervals, agreement, power, as tables and plot.",
+        "b4m vote report outputs/vote",
+        ReportConfig,
+        argument="study",
+    ),
+    "simulate": Command(
+        "A report of simulated voters with known preferences, kept apart from real votes: is the study large enough?",
+        "b4m vote simulate outputs/vote --voters 60 --strengths b4m=3 joint=1",
+        SimulateConfig,
+        argument="study",
+    ),
+}
 
 COMMANDS = {
     "train-content": Command(
@@ -106,6 +135,11 @@ COMMANDS = {
         "b4m inspect outputs/fused/pytorch_lora_weights.safetensors --output outputs/inspection",
         InspectConfig,
         argument="file",
+    ),
+    "vote": Command(
+        "Ask people: the paper's user studies in a browser, and what they said.",
+        "b4m vote make outputs/studies/results/table1-ablations",
+        actions=VOTE,
     ),
     "bench": Command(
         "Measure a step: seconds, arithmetic, memory, ours beside the published flow, a LoRA, other optimizers.",
@@ -191,15 +225,7 @@ def build_parser(method: str | None = None) -> argparse.ArgumentParser:
     parser = Parser("b4m", description="Your content in your style: customize SDXL with two small files.")
     commands = parser.add_subparsers(dest="command", required=True, metavar="command", parser_class=Parser)
     for name, command in COMMANDS.items():
-        sub = commands.add_parser(
-            name,
-            help=command.help,
-            description=command.help,
-            epilog=f"example: {command.example}",
-            formatter_class=argparse.RawDescriptionHelpFormatter,
-            argument_default=argparse.SUPPRESS,
-            allow_abbrev=False,
-        )
+        sub = _add_command(commands, name, command)
         settings = command.settings
         if name == "info":
             sub.add_argument(
@@ -210,7 +236,23 @@ def build_parser(method: str | None = None) -> argparse.ArgumentParser:
             settings = _job(method) if method else None
         if settings is not None:
             _add_flags(sub, settings, command.argument)
+        if command.actions:
+            actions = sub.add_subparsers(dest="action", required=True, metavar="action", parser_class=Parser)
+            for word, action in command.actions.items():
+                _add_flags(_add_command(actions, word, action), action.settings, action.argument)
     return parser
+
+
+def _add_command(commands: Any, name: str, command: Command) -> argparse.ArgumentParser:
+    return commands.add_parser(
+        name,
+        help=command.help,
+        description=command.help,
+        epilog=f"example: {command.example}",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        argument_default=argparse.SUPPRESS,
+        allow_abbrev=False,
+    )
 
 
 def _job(method: str) -> type[TrainConfig]:
@@ -221,7 +263,7 @@ def _job(method: str) -> type[TrainConfig]:
     return job_named(name, job or None)
 
 
-def _add_flags(parser: argparse.ArgumentParser, settings: type, argument: str | None) -> None:
+def _add_flags(parser: argparse.ArgumentParser, settings: Any, argument: str | None) -> None:
     """One flag per field of the settings dataclass; the dataclass converts and checks what is given."""
     parser.add_argument(
         "--config", metavar="FILE", default=None, help="YAML file with settings; flags win over it"
@@ -272,6 +314,8 @@ def _run(arguments: argparse.Namespace) -> None:
     given = vars(arguments)
     name = given.pop("command")
     command = COMMANDS[name]
+    if command.actions:
+        command = command.actions[given.pop("action")]
     if name == "info":
         return _info(given["file"])
     settings: Any = _job(given.pop("method")) if name == "train" else command.settings
@@ -333,6 +377,22 @@ def _do(config: Any) -> None:
             from ..evaluation.inspection_report import table
 
             print(table(inspect(config)), f"more in {config.output}", sep="\n")
+        case MakeConfig():
+            from .vote.make import make
+
+            print(f"{make(config)}: now b4m vote serve {config.output_dir}")
+        case ServeConfig():
+            from .vote.serve import serve
+
+            serve(config)
+        case ReportConfig():
+            from .vote.report import report
+
+            print(f"{report(config)}/report.md")
+        case SimulateConfig():
+            from .vote.simulate import simulate
+
+            print(f"{simulate(config)}/report.md, of simulated voters")
 
 
 def _dry_run(config: Any) -> None:
@@ -361,6 +421,10 @@ def _dry_run(config: Any) -> None:
             from ..studies.library import dry_run
 
             return print(dry_run(config))
+        case MakeConfig():
+            from .vote.make import plan
+
+            plan(config)
     print(to_yaml(config), end="")
 
 
