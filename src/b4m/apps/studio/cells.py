@@ -12,10 +12,12 @@ from ... import __version__
 from ...config.fields import deciding
 from ...config.resolve import resolve
 from ...config.sampling import DrawnWith, GenerateConfig
+from ...core.errors import UserError
 from . import command
 from .project import Project
 
 FILES = ("content_file", "style_file", "lora_file")
+AT_LOADING = (*FILES, "base_model", "vae", "mixed_precision")  # what a loaded model does not take at each drawing
 
 
 @dataclass(frozen=True)
@@ -53,8 +55,11 @@ def key(project: Project, shot: Shot) -> str:
 
 
 def digest(path: Path) -> str:
-    """sha256 of a file's bytes."""
-    stat = path.stat()
+    """sha256 of a file's bytes. Raises UserError for one that is gone."""
+    try:
+        stat = path.stat()
+    except OSError:
+        raise UserError("the file that this was drawn with is gone: choose another, or teach it again") from None
     return _digest(path, stat.st_mtime_ns, stat.st_size)
 
 
@@ -72,7 +77,7 @@ def missing(project: Project, shots: Sequence[Shot]) -> list[tuple[str, Shot]]:
 
 def shown_command(project: Project, shot: Shot) -> str:
     """The command that draws it again, for a shell in the project's folder."""
-    given = {"preset": project.base.preset, **project.base.settings(), **shot.settings}
+    given: dict[str, Any] = {"preset": project.base.preset, **project.base.settings(), **shot.settings}
     given |= {"prompts": [shot.prompt], "seeds": [shot.seed], "output_dir": "redrawn"}
     return command.shown(command.arguments("generate", given))
 
@@ -84,6 +89,22 @@ def facts(project: Project, shot: Shot) -> dict[str, str]:
     return {"prompt": shot.prompt, "seed": str(shot.seed)} | {
         name.replace("_", " "): str(value) for name, value in values.items() if value is not None
     }
+
+
+def read_back(project: Project, name: str) -> Shot:
+    """The shot in a cell, by what its PNG says. Raises UserError for one that is gone or says nothing."""
+    from PIL import Image
+
+    path = project.cell(name)
+    try:
+        with Image.open(path, formats=("PNG",)) as image:
+            image.load()
+            found = {key: str(value) for key, value in getattr(image, "text", {}).items()}
+        known = {f.name for f in deciding(DrawnWith, paths=True)}
+        settings = {key: value for key, value in found.items() if key in known}
+        return Shot(found["prompt"], int(found["seed"]), settings)
+    except (OSError, KeyError, ValueError, SyntaxError):
+        raise UserError("this image is gone, or does not say how it was drawn: draw it again") from None
 
 
 def check(project: Project, shots: Sequence[Shot]) -> None:

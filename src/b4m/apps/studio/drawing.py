@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from ...core.errors import UserError
-from .cells import FILES
+from .cells import AT_LOADING, FILES
 
 _models: dict[str, Any] = {}  # one at a time: by what it was loaded with
 _attached: dict[str, tuple] = {}
@@ -43,7 +43,7 @@ def draw(preset: str, base: Mapping[str, Any], cell: str, prompt: str, seed: int
         _attached.clear()
         model.attach(**files)
         _attached["files"] = stamp
-    given = {name: value for name, value in settings.items() if name not in FILES}
+    given = {name: value for name, value in settings.items() if name not in AT_LOADING}
     (image,) = model.draw(prompt, seed, **given)
     config = resolve(DrawnWith, preset, None, **{**base, **settings})
     save_png(Path(cell), image, {"prompt": prompt, "seed": str(seed), **drawn_with(config)})
@@ -84,12 +84,13 @@ def doctor(settings: Mapping[str, Any]) -> list[tuple[bool | None, str]]:
 
 def _model(preset: str, settings: Mapping[str, Any]) -> Any:
     """The base model of `b4m.load`, kept: a second one takes its place."""
-    from ..api import load
     from ..cli import quiet
 
     name = repr((preset, sorted(settings.items())))
     if name not in _models:
-        quiet()
+        quiet()  # before the libraries are imported
+        from ..api import load
+
         _models.clear()
         _attached.clear()
         _models[name] = load(preset=preset, **settings)

@@ -8,18 +8,17 @@ from typing import Any
 
 from ...core.atomic import write_text
 from ...core.errors import UserError
+from ...files.dialects import DIALECTS
 from . import library
 from .library import Concept
 from .project import Project
 
-# Of files.dialects.DIALECTS, which needs torch to be imported; a test holds the two together.
-DIALECTS = {
-    "diffusers": "Diffusers",
-    "diffusers-old": "older Diffusers",
-    "kohya": "kohya, Diffusers' block names",
-    "kohya-original": "ComfyUI, A1111, InvokeAI",
-}
 DTYPES = ("fp16", "bf16", "fp32")
+
+
+def dialects() -> list[tuple[str, str]]:
+    """(label, value): who reads a dialect."""
+    return [(f"{dialect.doc} ({name})", name) for name, dialect in DIALECTS.items()]
 
 
 @dataclass(frozen=True)
