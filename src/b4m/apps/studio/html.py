@@ -90,10 +90,12 @@ def _card(
         f"<span>{time.strftime('%d %b %Y', time.localtime(one.created))}{_size(project, one)}</span>",
     ]
     badge = "" if ready(project, one) else f'<span class="badge">{escape(state.state if state else "no file")}</span>'
+    seen = picture(project, one)
+    sample = ' class="sample"' if seen and seen.parent.name == "previews" else ""
     image = (
-        f'<img src="/studio/concept/{one.ident}?{int(one.created)}-{state.step if state else 0}" alt="" loading="lazy">'
-        if picture(project, one)
-        else '<div class="blank" aria-hidden="true"></div>'
+        f'<img{sample} src="/studio/concept/{one.ident}?{state.step if state else 0}" alt="" loading="lazy">'
+        if seen
+        else '<span class="blank" aria-hidden="true"></span>'
     )
     body = (
         f'<span class="frame">{image}{badge}</span><span class="about"><strong>{escape(one.name)}</strong>'
@@ -143,8 +145,8 @@ def _training(concept: Concept, progress: Progress) -> str:
     elif progress.may_continue:
         acts = button("continue", job.ident, "Continue", f"continue the training of {concept.name}", "strong")
     strip = "".join(
-        f'<figure><img src="/studio/preview/{job.ident}/{step}" alt="sample after step {step}" loading="lazy">'
-        f"<figcaption>{step}</figcaption></figure>"
+        f'<figure><span class="inside"><img src="/studio/preview/{job.ident}/{step}" alt="sample after step {step}" '
+        f'loading="lazy"></span><figcaption>{step}</figcaption></figure>'
         for step in progress.previews[-8:]
     )
     return (

@@ -16,7 +16,7 @@ OFFER = (
 
 def build(studio: Studio) -> gr.Blocks:
     """The whole page of one studio."""
-    with gr.Blocks(title="B4M studio", analytics_enabled=False) as blocks:
+    with gr.Blocks(title="B4M studio", analytics_enabled=False, fill_width=True) as blocks:
         gr.HTML(masthead(studio.project), apply_default_css=False)
         with gr.Row(visible=example.is_empty(studio.project), equal_height=True) as offer:
             gr.HTML(html.note(OFFER), apply_default_css=False)

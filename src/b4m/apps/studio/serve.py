@@ -1,5 +1,7 @@
 """`b4m studio`: lock the project, show its cards at once, then load Gradio and hand the socket over to it."""
 
+import asyncio
+import logging
 import os
 import shutil
 import socket
@@ -130,10 +132,16 @@ def _serve(
                 server_header=False,
             )
         )
+        logging.getLogger("uvicorn.error").addFilter(_no_goodbyes)
         welcome.close()
         server.run(sockets=[listening])
     finally:
         worker.close()
+
+
+def _no_goodbyes(record: logging.LogRecord) -> bool:
+    """Pages that listen when the studio ends are cut off; that is no error."""
+    return record.exc_info is None or not isinstance(record.exc_info[1], asyncio.CancelledError)
 
 
 def _portable(model: str | None) -> str | None:

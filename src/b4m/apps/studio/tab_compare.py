@@ -43,7 +43,8 @@ def build(studio: Studio, blocks: gr.Blocks) -> None:
                     apply_default_css=False,
                     elem_id="compared",
                 )
-    wiring, last = Wiring(studio, status), gr.State(None)
+        last = gr.State(None)  # inside: all that stands in Tabs counts as a tab there
+    wiring = Wiring(studio, status)
 
     def choices(one: str | None, other: str | None) -> tuple:
         made = []

@@ -16,19 +16,19 @@ def build(studio: Studio, blocks: gr.Blocks) -> None:
             with gr.Column(scale=7, min_width=320):
                 shelf = piece(elem_id="shelf")
             with gr.Column(scale=3, min_width=260):
-                about = gr.HTML(apply_default_css=False, elem_id="about")
                 name = gr.Textbox(label="Rename", interactive=True, max_length=60, elem_id="rename")
                 with gr.Row():
                     rename = gr.Button("Rename", size="sm")
                     delete = gr.Button("Delete", size="sm", variant="stop", elem_id="delete")
                     undo = gr.Button("Undo delete", size="sm", elem_id="undo")
                 status = gr.HTML(apply_default_css=False, elem_id="library-status")
+                about = gr.HTML(apply_default_css=False, elem_id="about")
                 with gr.Accordion("Take in a file from elsewhere", open=False):
                     file = gr.File(
                         label="A concept or LoRA file", file_types=[".safetensors"], height=110, elem_id="import"
                     )
                     called = gr.Textbox(label="Name for the file", max_length=60)
-    chosen = gr.State("")
+        chosen = gr.State("")  # inside: all that stands in Tabs counts as a tab there
     wiring = Wiring(studio, status)
 
     def shelves(ident: str) -> tuple:

@@ -27,7 +27,7 @@ def build(studio: Studio, blocks: gr.Blocks) -> None:
                 )
             with gr.Column(scale=4, min_width=280):
                 one = _One()
-    _wire(studio, blocks, tab, ask, table, one)
+        _wire(studio, blocks, tab, ask, table, one)  # inside: all that stands in Tabs counts as a tab there
 
 
 class _Ask:

@@ -27,7 +27,15 @@ def theme() -> Any:
         button_primary_background_fill_hover="*primary_800",
         button_primary_text_color="white",
         input_background_fill="white",
-        input_border_color="*neutral_300",
+        input_border_color="*neutral_400",
+        input_border_width="1px",
+        checkbox_border_color="*neutral_500",
+        button_secondary_background_fill="white",
+        button_secondary_border_color="*neutral_300",
+        button_border_width="1px",
+        checkbox_background_color_selected="*primary_700",
+        checkbox_label_background_fill="white",
+        checkbox_label_background_fill_selected="*primary_50",
         slider_color="*primary_700",
     )
 
@@ -40,7 +48,9 @@ CSS = """
   --paper: #1f1d1b; --ground: #171614; --bad: #f29a94; --good: #7fd0a2; }
 body { margin: 0; background: var(--ground); color: var(--ink); font-family: system-ui, -apple-system, "Segoe UI",
   Roboto, sans-serif; }
-.gradio-container { max-width: 1280px !important; margin: 0 auto; }
+.gradio-container { max-width: 1440px !important; width: 100%; margin: 0 auto; }
+.gradio-container main, .gradio-container > .main { width: 100%; max-width: none !important; }
+.gradio-container .tab-container button.selected { color: var(--content); font-weight: 650; }
 .gradio-container .prose, .gradio-container .prose * { color: inherit; }
 footer { display: none !important; }
 .masthead { display: flex; align-items: center; gap: 14px; padding: 14px 2px 6px; flex-wrap: wrap; color: var(--ink); }
@@ -82,11 +92,14 @@ button:focus-visible, .sheet:focus-visible, a:focus-visible, input:focus-visible
 button.card { cursor: pointer; transition: transform .12s, box-shadow .12s; }
 button.card:hover { transform: translateY(-2px); box-shadow: 0 6px 18px rgb(0 0 0 / .09); }
 .card.chosen { border-color: var(--content); box-shadow: 0 0 0 2px var(--content); }
-.card .frame { position: relative; display: block; } .card img, .card .blank { width: 100%; aspect-ratio: 1;
+.card .frame { position: relative; display: block; overflow: hidden; aspect-ratio: 1; } .card img, .card .blank { width: 100%; aspect-ratio: 1;
   object-fit: cover; display: block; margin: 0; }
 .card .about { display: flex; flex-direction: column; gap: 1px; padding: 10px 12px 12px; font-size: 12.5px; color: var(--soft); }
 .card .about strong { font-size: 15px; color: var(--ink); overflow-wrap: anywhere; }
 .card.greyed img, .card.greyed .blank { opacity: .35; filter: grayscale(1); } .card .why { color: var(--bad); margin-top: 4px; }
+/* Sample images of a training have a margin of 4 in 132 pixels to the right and below. */
+.card img.sample, .strip img { width: 103.2%; height: 103.2%; max-width: none; }
+.strip .inside { width: 72px; height: 72px; overflow: hidden; border-radius: 8px; display: block; }
 .badge { position: absolute; left: 8px; bottom: 8px; background: var(--ink); color: var(--paper); font-size: 12px;
   font-weight: 600; padding: 2px 9px; border-radius: 99px; }
 .blank { background: repeating-linear-gradient(45deg, var(--ground) 0 8px, transparent 8px 16px), var(--paper); }
@@ -99,7 +112,7 @@ button.card:hover { transform: translateY(-2px); box-shadow: 0 6px 18px rgb(0 0 
 .curve { width: 100%; height: 42px; display: block; } .curve polyline { fill: none; stroke: var(--content);
   stroke-width: 1.5; vector-effect: non-scaling-stroke; opacity: .8; }
 .strip { display: flex; gap: 8px; overflow-x: auto; } .strip figure { margin: 0; flex: 0 0 72px; }
-.strip img { width: 72px; height: 72px; border-radius: 8px; display: block; margin: 0; }
+.strip img { display: block; margin: 0; }
 .strip figcaption { font-size: 11.5px; color: var(--soft); text-align: center; }
 .sheet { overflow: auto; max-height: 78vh; border: 1px solid var(--line); border-radius: 14px; background: var(--paper); padding: 10px 12px; }
 .sheet table { border-collapse: separate; border-spacing: 5px; margin: 0; } .sheet caption { text-align: left; font-weight: 650;
@@ -108,12 +121,12 @@ button.card:hover { transform: translateY(-2px); box-shadow: 0 6px 18px rgb(0 0 
 .sheet th { font-size: 13px; font-weight: 600; color: var(--ink); padding: 3px 6px !important; max-width: 150px; text-align: center; }
 .sheet tbody th { text-align: right; } .sheet .corner { font-size: 11.5px; color: var(--soft); text-align: right; }
 .sheet .corner span { display: block; padding: 0 6px; }
-.sheet .cell, .sheet .waiting { width: 128px; height: 128px; padding: 0; border: 0; border-radius: 10px; overflow: hidden;
+.sheet .cell, .sheet .waiting { width: clamp(76px, 7.4vw, 128px); height: clamp(76px, 7.4vw, 128px); padding: 0; border: 0; border-radius: 10px; overflow: hidden;
   display: block; cursor: zoom-in; background: none; }
 .sheet .cell img { width: 100%; height: 100%; object-fit: cover; display: block; margin: 0; }
 .sheet .cell[aria-pressed=true] { box-shadow: 0 0 0 3px var(--content); } .sheet .cell:hover img { filter: brightness(1.05); }
 .sheet .waiting { cursor: default; animation: wait 1.6s ease-in-out infinite alternate; } @keyframes wait { to { opacity: .45; } }
-.sheet .nothing { width: 128px; font-size: 12px; color: var(--soft); text-align: center; }
+.sheet .nothing { min-width: 76px; font-size: 12px; color: var(--soft); text-align: center; }
 .big { width: 100%; max-width: 420px; aspect-ratio: 1; border-radius: 14px; display: block; margin: 0 auto; }
 .facts { width: 100%; border-collapse: collapse; font-size: 13px; color: var(--ink); margin: 0; }
 .facts th, .facts td { text-align: left; padding: 5px 8px !important; border: 0 !important; border-bottom: 1px solid var(--line) !important;
@@ -127,7 +140,7 @@ button.card:hover { transform: translateY(-2px); box-shadow: 0 6px 18px rgb(0 0 
   position: absolute; top: 0; bottom: 0; left: var(--cut); width: 2px; background: #fff; box-shadow: 0 0 6px rgb(0 0 0 / .5); }
 .wipe label { display: flex; gap: 12px; align-items: center; margin-top: 10px; } .wipe input { flex: 1; accent-color: var(--content); }
 .setting.hidden { display: none !important; }
-@media (max-width: 640px) { .sheet .cell, .sheet .waiting, .sheet .nothing { width: 88px; height: 88px; }
+@media (max-width: 640px) {
   .cards { grid-template-columns: repeat(2, 1fr); } .beside { grid-template-columns: 1fr; } .masthead p { flex-basis: 100%; }
   .gradio-container { padding: 0 8px !important; } }
 @media (prefers-reduced-motion: reduce) { * { animation: none !important; transition: none !important; } }

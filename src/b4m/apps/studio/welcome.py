@@ -10,7 +10,7 @@ from .project import Project
 
 # Asks until the studio itself answers, then shows it.
 WAIT = """<script>
-setInterval(async () => { try { if ((await fetch('/studio/ready')).status === 200) location.reload(); } catch {} }, 250);
+setInterval(async () => { try { if (await (await fetch('/studio/ready')).text() === 'ready') location.reload(); } catch {} }, 250);
 </script>"""
 
 
@@ -80,4 +80,4 @@ def _answer(project: Project, address: str, headers: dict, host: str, port: int)
         if (found := pictures.answer(project, path.removeprefix("/studio/"))) and not found.save_as:
             return 200, found.type, found.data
         return 404, text, b"b4m studio: not here\n"
-    return 503, text, b"b4m studio: loading\n"
+    return 200, text, b"loading"

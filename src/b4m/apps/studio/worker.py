@@ -54,9 +54,13 @@ class Worker:
             self.draw(name, shot)
 
     def close(self) -> None:
+        """Whatever it is drawing is given up."""
         with self._lock:
             if self._pool is not None:
-                self._pool.shutdown(wait=False, cancel_futures=True)
+                for process in multiprocessing.active_children():
+                    process.terminate()
+                self._pool.shutdown(wait=True, cancel_futures=True)
+                self._pool = None
 
     def _submit(self, function: Callable, *arguments: Any) -> Future:
         with self._lock:
