@@ -25,6 +25,7 @@ __all__ = [
     "check_floats",
     "fingerprint",
     "own",
+    "read_header",
     "read_tensors",
     "reason",
     "sweep",

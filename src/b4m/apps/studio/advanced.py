@@ -14,7 +14,7 @@ from ...core.errors import UserError
 # What the form and the project decide, or what would leave the project's folder.
 DECIDED = frozenset(
     "output_dir content_dir style_dir content_trigger style_trigger content_class style_class partner_dirs "
-    "partner_prompts content_file style_file steps base_model vae mixed_precision shard".split()
+    "partner_prompts content_file style_file base_model vae mixed_precision shard".split()
 )
 
 
@@ -28,10 +28,6 @@ class Row:
     default: str
     choices: tuple[str, ...] = ()
 
-    @property
-    def search(self) -> str:
-        return f"{self.flag} {self.name} {self.doc}".lower()
-
 
 def rows(job: type[TrainConfig], preset: str) -> list[Row]:
     """The settings of `job` that the form does not decide, with the defaults of `preset`."""
@@ -42,7 +38,8 @@ def rows(job: type[TrainConfig], preset: str) -> list[Row]:
     for f in fields(job):
         if f.name in DECIDED or is_path(hints[f.name], *PATHS):
             continue
-        default = preset_values.get(f.name, f.default)
+        # The length that was chosen says how many steps, unless a number stands here.
+        default = None if f.name == "steps" else preset_values.get(f.name, f.default)
         choices = tuple(map(str, f.metadata["choices"])) or (("yes", "no") if hints[f.name] is bool else ())
         found.append(Row(f.name, flag(f.name), f.metadata["doc"], _text(default), choices))
     return found

@@ -12,6 +12,7 @@ from typing import Any
 from ...config.training import LORA_FILE
 from ...core.atomic import write_text
 from ...core.errors import UserError, printable
+from ...data.formats import named
 from .header import read_header
 from .project import Project, checked, new_ident, read_json
 
@@ -200,7 +201,7 @@ def picture(project: Project, concept: Concept) -> Path | None:
     """What a card shows: the newest preview of its training, else its first reference image."""
     folder = project.concept(concept.ident)
     previews = sorted((folder / "training" / "previews").glob("step-*.png"))
-    images = sorted(path for path in (folder / "images").glob("*.*") if path.suffix in (".jpg", ".png", ".webp"))
+    images = sorted(path for path in (folder / "images").glob("*.*") if named(path.suffix))
     return next(iter([*previews[-1:], *images[:1]]), None)
 
 

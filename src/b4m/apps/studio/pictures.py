@@ -48,7 +48,10 @@ def _send(project: Project, path: Path | None, cache: str = ASK, save_as: str = 
 
 
 def _concept(project: Project, size: int, ident: str) -> Answer | None:
-    return _send(project, library.picture(project, library.get(project, ident)))
+    path = library.picture(project, library.get(project, ident))
+    if path is not None and path.suffix not in TYPES and inside(project, path):  # what no browser shows
+        return Answer(references.as_trained(path, size), "image/png")
+    return _send(project, path)
 
 
 def _cell(project: Project, size: int, key: str) -> Answer | None:
@@ -76,6 +79,6 @@ ROUTES: dict[str, Callable[..., Answer | None]] = {
     r"concept/((?:content|style|lora)-[0-9a-f]{8})": _concept,
     r"cell/([0-9a-f]{40})": _cell,
     r"preview/((?:content|style|lora)-[0-9a-f]{8})/(\d{1,9})": _preview,
-    r"desk/(content|style)/(\d{4}\.(?:png|jpg|webp))": _desk,
+    r"desk/(content|style)/(\d{4}\.[a-z]{3,5})": _desk,
     r"export/([A-Za-z0-9][A-Za-z0-9._-]{0,120})": _export,
 }

@@ -9,19 +9,20 @@ import json
 import shutil
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
 from ...core.atomic import write_text
 from ...core.errors import UserError, printable
+from ...data.formats import FORMATS, HEAD, NAMES, begins
 from .plain import without_paths
 from .project import read_json
 
 MAX_IMAGES = 1000  # of one concept
 MAX_FILE = 64 * 2**20  # bytes of one upload
 MAX_CAPTION = 2**16  # as the image reader's
-NAMES = "names.json"
-_MAGIC = {b"\xff\xd8": ".jpg", b"\x89PNG": ".png", b"RIFF": ".webp"}
+LIST = "names.json"
 
 
 @dataclass(frozen=True)
@@ -53,7 +54,7 @@ def add(folder: Path, uploads: Sequence[tuple[Path, str]], size: int, fit: str =
                 _caption(caption, folder / reference.file)
             names[reference.file] = entry
             kept[entry["sha256"]] = entry["name"]
-            write_text(folder / NAMES, json.dumps(names, indent=1, ensure_ascii=False) + "\n")
+            write_text(folder / LIST, json.dumps(names, indent=1, ensure_ascii=False) + "\n")
     return found
 
 
@@ -73,7 +74,7 @@ def remove(folder: Path, file: str) -> None:
         for path in (folder / file, (folder / file).with_suffix(".txt")):
             path.unlink(missing_ok=True)
         del names[file]
-        write_text(folder / NAMES, json.dumps(names, indent=1, ensure_ascii=False) + "\n")
+        write_text(folder / LIST, json.dumps(names, indent=1, ensure_ascii=False) + "\n")
 
 
 def clear(folder: Path) -> None:
@@ -86,15 +87,13 @@ def problems(references: Iterable[Reference]) -> list[str]:
 
 def as_trained(path: Path, size: int, fit: str = "crop") -> bytes:
     """What a training sees of one image, as PNG. Raises UserError."""
-    import io
+    from PIL import Image
 
     from ...data.images import load_folder
 
     (image,) = load_folder(path, size, fit)
     levels = ((image.pixels + 1) * 127.5).round().clamp(0, 255).byte().permute(1, 2, 0).numpy()
-    from PIL import Image
-
-    out = io.BytesIO()
+    out = BytesIO()
     Image.fromarray(levels).save(out, "PNG")
     return out.getvalue()
 
@@ -110,9 +109,9 @@ def _take(
     if (length := upload.stat().st_size) > MAX_FILE:
         return Reference(name, problem=f"{length:,} bytes, {MAX_FILE:,} are allowed; scale it down"), None
     data = upload.read_bytes()
-    suffix = next((suffix for magic, suffix in _MAGIC.items() if data.startswith(magic)), None)
-    if suffix is None:
-        return Reference(name, problem="not a JPEG, PNG or WebP image, whatever its name says; convert it"), None
+    if (form := begins(data[:HEAD])) is None:
+        return Reference(name, problem=f"not a {NAMES} image, whatever its name says; convert it"), None
+    suffix = FORMATS[form][1][0]
     digest = hashlib.sha256(data).hexdigest()
     if digest in kept:
         return Reference(name, problem=f"the same image as {kept[digest]}"), None
@@ -131,9 +130,10 @@ def _take(
 
 def _look(path: Path, size: int, fit: str) -> str:
     """What a training will do to the image. Raises UserError for one that it would refuse."""
-    from ...data.images import load_folder
+    from ...data.images import read_folder
 
-    (image,) = load_folder(path, size, fit)
+    loaded = read_folder(path, size, fit)
+    (image,) = loaded.pictures
     height, width = image.original_size
     told = f"{width} x {height}"
     if min(height, width) < size:
@@ -141,7 +141,7 @@ def _look(path: Path, size: int, fit: str) -> str:
     if fit == "crop" and max(height, width) > 1.02 * min(height, width):
         lost = 1 - min(height, width) / max(height, width)
         told += f", {lost:.0%} cut off"
-    return told
+    return ", ".join([told, *(without_paths(finding.text) for finding in loaded.findings)])
 
 
 def _caption(upload: Path, image: Path) -> None:
@@ -153,7 +153,7 @@ def _caption(upload: Path, image: Path) -> None:
 
 def _names(folder: Path) -> dict[str, dict[str, Any]]:
     try:
-        found = read_json(folder / NAMES)
+        found = read_json(folder / LIST)
     except UserError:
         return {}
     return {str(file): dict(entry) for file, entry in found.items() if "/" not in file and "\\" not in file}

@@ -5,6 +5,7 @@ from typing import Any
 
 import gradio as gr
 
+from ...data.formats import FORMATS
 from . import advanced, html, references, teach
 from .events import Wiring, acted, piece
 from .studio import Studio
@@ -40,9 +41,9 @@ class _Form:
         preset = studio.project.base.preset
         self.kind = gr.Radio(KINDS, value="content", label="What is it?", elem_id="kind")
         self.files = gr.File(
-            label="Images: JPEG, PNG or WebP, 3 to 7 of a content, 1 to 3 of a style",
+            label="Images: 3 to 7 of a content, 1 to 3 of a style",
             file_count="multiple",
-            file_types=[".jpg", ".jpeg", ".png", ".webp", ".txt"],
+            file_types=[*(suffix for _, suffixes in FORMATS.values() for suffix in suffixes), ".txt"],
             height=140,
             elem_id="upload",
         )

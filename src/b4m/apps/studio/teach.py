@@ -1,7 +1,6 @@
 """From what stands in the form to a training in the queue: everything is checked before anything is written."""
 
-import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -66,7 +65,7 @@ def settings(project: Project, form: Form, images: str, output: str) -> dict[str
     if not form.trigger.strip() or " " in form.trigger.strip():
         raise UserError("the trigger word is one made-up word, such as snq or w@z")
     changed = advanced.read(job, project.base.preset, form.typed)
-    count = steps(project, form)
+    count = changed.pop("steps", steps(project, form))
     return {
         "preset": project.base.preset,
         **project.base.settings(),
@@ -105,7 +104,7 @@ def begin(project: Project, form: Form) -> Concept:
         form.name,
         class_word=trial[f"{form.kind}_class"],
         trigger=trial[f"{form.kind}_trigger"],
-        settings={"steps": trial["steps"], **advanced.read(CONFIGS[form.kind], project.base.preset, form.typed)},
+        settings={**advanced.read(CONFIGS[form.kind], project.base.preset, form.typed), "steps": trial["steps"]},
     )
     folder = project.concept(concept.ident)
     source.rename(folder / "images")
@@ -151,12 +150,6 @@ def begin_second(project: Project, content: str, style: str, count: int) -> Conc
     return concept
 
 
-def copy_images(source: Path, goal: Path) -> None:
-    """The files of a folder, captions too, as references of a concept."""
-    if source.is_dir():
-        shutil.copytree(source, goal, dirs_exist_ok=True)
-
-
 def partner_choices(project: Project, kind: str) -> list[tuple[str, str]]:
     """(label, value): what may stand beside a concept of `kind` while it is taught."""
     others = [
@@ -196,8 +189,3 @@ def _check(kind: str, made: Mapping[str, Any]) -> None:
     """As the command will, whose settings class it is."""
     given = dict(made)
     resolve(CONFIGS[kind], given.pop("preset"), None, **given)
-
-
-def names(found: Sequence[Concept]) -> list[tuple[str, str]]:
-    """(label, value) for a choice of concepts."""
-    return [(concept.name, concept.ident) for concept in found]
