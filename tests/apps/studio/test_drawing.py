@@ -132,7 +132,12 @@ def test_an_export_is_a_file_of_b4ms_own_and_its_name_harmless(tiny, taught, tin
 
 def test_the_workflow_is_a_chain_from_the_checkpoint_to_the_image():
     nodes = exporting.workflow("a.safetensors", "base.safetensors", "a snq bear")
-    links = [(name, link[0]) for name, node in nodes.items() for link in node["inputs"].values() if isinstance(link, list)]
+    links = [
+        (name, link[0])
+        for name, node in nodes.items()
+        for link in node["inputs"].values()
+        if isinstance(link, list)
+    ]
     assert all(source in nodes for _, source in links)
     reached, front = set(), {"8"}
     while front:

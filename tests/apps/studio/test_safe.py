@@ -20,7 +20,10 @@ def why(method="GET", path="/", host="127.0.0.1", uploads=None, **headers):
 
 def test_the_page_itself_is_answered():
     assert why() is None
-    assert why("POST", "/gradio_api/queue/join", origin="http://127.0.0.1:7860", sec_fetch_site="same-origin") is None
+    assert (
+        why("POST", "/gradio_api/queue/join", origin="http://127.0.0.1:7860", sec_fetch_site="same-origin")
+        is None
+    )
     assert guard.refusal("GET", "/", {"host": "localhost:7860"}, "127.0.0.1", 7860) is None
 
 
@@ -55,7 +58,15 @@ def test_gradios_file_route_gives_uploads_and_nothing_else(tmp_path):
     (uploads / "a.png").write_text("")
     (uploads / "link").symlink_to(outside)
     assert why(path=f"/gradio_api/file={uploads}/a.png", uploads=uploads) is None
-    for path in (outside, "/etc/passwd", f"{uploads}/../secret", f"{uploads}/link", "secret", "%2Fetc%2Fpasswd", uploads.parent):
+    for path in (
+        outside,
+        "/etc/passwd",
+        f"{uploads}/../secret",
+        f"{uploads}/link",
+        "secret",
+        "%2Fetc%2Fpasswd",
+        uploads.parent,
+    ):
         assert why(path=f"/gradio_api/file={path}", uploads=uploads) == "not here", path
 
 
@@ -66,9 +77,9 @@ def test_what_is_too_large_is_refused_before_it_is_read():
 
 @pytest.mark.parametrize(
     "name",
-    ["../project.json", "concept/../../x", "desk/content/../../project.json", "cell/../project", "export/../project.json",
-     "export/.hidden", "/etc/passwd", "concept/content-00000000/x", "preview/content-00000000/..", "desk/content/names.json",
-     "project.json", "export/project.json"],
+    ["../project.json", "concept/../../x", "desk/content/../../project.json", "cell/../project", "project.json",
+     "export/../project.json", "export/.hidden", "/etc/passwd", "concept/content-00000000/x", "export/project.json",
+     "preview/content-00000000/..", "desk/content/names.json"],
 )  # fmt: skip
 def test_pictures_are_found_by_names_that_are_no_paths(project, name):
     assert pictures.answer(project, name) is None
@@ -98,7 +109,7 @@ def test_what_is_there_is_sent_with_its_type(project, folders):
     assert sent.type == "image/png" and sent.data.startswith(b"\x89PNG")
 
 
-EVIL = '<img src=x onerror=alert(1)>"\'&'
+EVIL = "<img src=x onerror=alert(1)>\"'&"
 
 
 def test_markup_is_shown_as_text(project):
@@ -108,7 +119,11 @@ def test_markup_is_shown_as_text(project):
     pieces = [
         html.note(EVIL),
         html.advice(Advice(None, EVIL)),
-        html.desk("content", [references.Reference(EVIL, "0001.png", note=EVIL)], [references.Reference(EVIL, problem=EVIL)]),
+        html.desk(
+            "content",
+            [references.Reference(EVIL, "0001.png", note=EVIL)],
+            [references.Reference(EVIL, problem=EVIL)],
+        ),
         html.cards(project, [concept], {}, against={concept.ident: EVIL}),
         html.trainings(project, [(concept, progress)]),
         html.sheet_table(project, table),

@@ -60,7 +60,9 @@ def test_without_images_there_is_no_training(project):
 def test_a_concept_of_the_project_may_be_a_partner(project, form):
     style = library.create(project, "style", "Yarn", class_word="yarn art")
     (project.concept(style.ident) / "images").mkdir()
-    given = teach.settings(project, Form("content", "B", "bear", "snq", partners=(style.ident, teach.SHIPPED)), "i", "o")
+    given = teach.settings(
+        project, Form("content", "B", "bear", "snq", partners=(style.ident, teach.SHIPPED)), "i", "o"
+    )
     assert given["partner_dirs"][0] == f"concepts/{style.ident}/images"
     assert given["partner_prompts"][0] == "a picture in yarn art style"
     assert len(given["partner_prompts"]) == len(given["partner_dirs"]) == 6
@@ -83,7 +85,10 @@ def test_a_second_stage_is_a_job_of_the_pair(project, taught, monkeypatch):
     monkeypatch.chdir(project.folder)
     fused = teach.begin_second(project, taught["content"].ident, taught["style"].ident, 3)
     job = jobs.load(project, fused.ident)
-    assert job.arguments[0] == "second-stage" and fused.pair == (taught["content"].ident, taught["style"].ident)
+    assert job.arguments[0] == "second-stage" and fused.pair == (
+        taught["content"].ident,
+        taught["style"].ident,
+    )
     assert vars(cli.parse(job.arguments))["content_file"].endswith("content.safetensors")
 
 

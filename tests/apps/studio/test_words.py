@@ -34,10 +34,20 @@ def test_a_trigger_word_is_looked_at(trigger, good, words):
 
 
 def test_the_command_line_reads_back_what_is_shown():
-    settings = {"content_dir": "a b/", "partner_dirs": ["x", "y"], "routing": False, "snr_gamma": None, "lr": 1e-4}
+    settings = {
+        "content_dir": "a b/",
+        "partner_dirs": ["x", "y"],
+        "routing": False,
+        "snr_gamma": None,
+        "lr": 1e-4,
+    }
     given = command.arguments("train-content", settings)
     parsed = vars(cli.parse(given))
-    assert parsed["partner_dirs"] == ["x", "y"] and parsed["routing"] is False and parsed["content_dir"] == ["a b/"]
+    assert (
+        parsed["partner_dirs"] == ["x", "y"]
+        and parsed["routing"] is False
+        and parsed["content_dir"] == ["a b/"]
+    )
     assert "snr_gamma" not in parsed
     shown = command.shown(given)
     assert shown.startswith("b4m train-content \\\n    --content-dir 'a b/'") and "--no-routing" in shown

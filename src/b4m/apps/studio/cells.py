@@ -17,7 +17,12 @@ from . import command
 from .project import Project
 
 FILES = ("content_file", "style_file", "lora_file")
-AT_LOADING = (*FILES, "base_model", "vae", "mixed_precision")  # what a loaded model does not take at each drawing
+AT_LOADING = (
+    *FILES,
+    "base_model",
+    "vae",
+    "mixed_precision",
+)  # what a loaded model does not take at each drawing
 
 
 @dataclass(frozen=True)
@@ -59,7 +64,9 @@ def digest(path: Path) -> str:
     try:
         stat = path.stat()
     except OSError:
-        raise UserError("the file that this was drawn with is gone: choose another, or teach it again") from None
+        raise UserError(
+            "the file that this was drawn with is gone: choose another, or teach it again"
+        ) from None
     return _digest(path, stat.st_mtime_ns, stat.st_size)
 
 

@@ -30,7 +30,9 @@ def tokens(preset: str, settings: Mapping[str, Any], word: str) -> list[str]:
     return list(_model(preset, settings).pipe.tokenizer.tokenize(word))
 
 
-def draw(preset: str, base: Mapping[str, Any], cell: str, prompt: str, seed: int, settings: Mapping[str, Any]) -> None:
+def draw(
+    preset: str, base: Mapping[str, Any], cell: str, prompt: str, seed: int, settings: Mapping[str, Any]
+) -> None:
     """One image into its cell, with all that it was drawn with in its text. Raises UserError."""
     from ...config.resolve import resolve
     from ...config.sampling import DrawnWith
@@ -56,7 +58,9 @@ def examine(path: str) -> dict[str, Any]:
 
     opened = open_any(path)
     if opened.kind == "method":
-        raise UserError(f"a file of the method {opened.method}: only concept files and LoRA files can be taken in")
+        raise UserError(
+            f"a file of the method {opened.method}: only concept files and LoRA files can be taken in"
+        )
     words = [word for word in triggers(opened.metadata) if word.isprintable()]
     return {
         "kind": opened.role,
@@ -77,7 +81,8 @@ def export(settings: Mapping[str, Any], preset: str) -> str:
 def doctor(settings: Mapping[str, Any]) -> list[tuple[bool | None, str]]:
     """`b4m doctor`'s findings: (good, text)."""
     from ..cli import quiet
-    from ..doctor import DoctorConfig, examine as look
+    from ..doctor import DoctorConfig
+    from ..doctor import examine as look
 
     return [(finding.good, finding.text) for finding in look(DoctorConfig(**settings), quiet)]
 

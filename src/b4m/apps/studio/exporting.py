@@ -37,7 +37,9 @@ class Wish:
 def settings(project: Project, wish: Wish) -> dict[str, Any]:
     """Of `b4m export`. Raises UserError."""
     chosen = {"content": wish.content, "style": wish.style} if wish.lora is None else {"lora": wish.lora}
-    files = library.role_files(project, {role: concept and concept.ident for role, concept in chosen.items()})
+    files = library.role_files(
+        project, {role: concept.ident if concept else None for role, concept in chosen.items()}
+    )
     if not files:
         raise UserError("nothing is chosen: choose a content, a style, both, or a fused file")
     return {
@@ -69,11 +71,14 @@ def exported(project: Project) -> list[Path]:
     return sorted(found, key=lambda path: path.stat().st_mtime, reverse=True)
 
 
-def workflow(file: str, checkpoint: str, prompt: str, seed: int = 77, steps: int = 25, size: int = 1024) -> dict:
+def workflow(
+    file: str, checkpoint: str, prompt: str, seed: int = 77, steps: int = 25, size: int = 1024
+) -> dict:
     """A ComfyUI workflow in its API form: checkpoint, LoRA, prompt, Euler sampler, image.
 
     file, checkpoint: names in ComfyUI's folders models/loras and models/checkpoints.
     """
+
     def node(kind: str, **inputs: Any) -> dict[str, Any]:
         return {"class_type": kind, "inputs": inputs}
 

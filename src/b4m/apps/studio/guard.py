@@ -73,14 +73,18 @@ class Guard:
             return await self.app(scope, receive, send)
         if scope["type"] != "http":  # the page uses no websocket
             return None
-        headers = {name.decode("latin-1").lower(): value.decode("latin-1") for name, value in scope["headers"]}
+        headers = {
+            name.decode("latin-1").lower(): value.decode("latin-1") for name, value in scope["headers"]
+        }
         why = refusal(scope["method"], scope["path"], headers, self.host, self.port, self.uploads)
         if why is not None:
             return await _say(send, 404 if why == "not here" else 403, why)
 
         async def guarded(message: Any) -> None:
             if message["type"] == "http.response.start":
-                kept = [pair for pair in message["headers"] if pair[0].decode("latin-1").lower() not in HEADERS]
+                kept = [
+                    pair for pair in message["headers"] if pair[0].decode("latin-1").lower() not in HEADERS
+                ]
                 own = [(name.encode(), value.encode()) for name, value in HEADERS.items()]
                 message = {**message, "headers": [*kept, *own]}
             await send(message)

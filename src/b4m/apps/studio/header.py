@@ -18,4 +18,6 @@ def read_header(path: Path) -> dict[str, str]:
             found = json.loads(file.read(size)).get("__metadata__") or {}
         return {str(key): str(value) for key, value in found.items()}
     except (OSError, ValueError, AttributeError, RecursionError) as error:
-        raise UserError(f"{path.name}: cannot be read ({' '.join(str(error).split())[:120]}); get it again") from error
+        raise UserError(
+            f"{path.name}: cannot be read ({' '.join(str(error).split())[:120]}); get it again"
+        ) from error

@@ -70,7 +70,8 @@ def cards(
     """The library. against: why a card does not go with the chosen one. live: with buttons."""
     if not found:
         return empty("Nothing taught yet", "Teach a content or a style, take in a file, or open the example.")
-    return f'<div class="cards">{"".join(_card(project, one, states, chosen, against or {}, live) for one in found)}</div>'
+    made = (_card(project, one, states, chosen, against or {}, live) for one in found)
+    return f'<div class="cards">{"".join(made)}</div>'
 
 
 def _card(
@@ -89,7 +90,11 @@ def _card(
         f"{' · ' + escape(known['steps']) + ' steps' if 'steps' in known else ''}</span>",
         f"<span>{time.strftime('%d %b %Y', time.localtime(one.created))}{_size(project, one)}</span>",
     ]
-    badge = "" if ready(project, one) else f'<span class="badge">{escape(state.state if state else "no file")}</span>'
+    badge = (
+        ""
+        if ready(project, one)
+        else f'<span class="badge">{escape(state.state if state else "no file")}</span>'
+    )
     seen = picture(project, one)
     sample = ' class="sample"' if seen and seen.parent.name == "previews" else ""
     image = (
@@ -218,13 +223,18 @@ def compared(one: str, other: str, labels: tuple[str, str], slider: bool) -> str
     """Two cells side by side, or under a slider that a keyboard moves, too."""
     named = [escape(label) for label in labels]
     images = [
-        f'<img src="/studio/cell/{name}" alt="{label}">' for name, label in zip((one, other), named, strict=True)
+        f'<img src="/studio/cell/{name}" alt="{label}">'
+        for name, label in zip((one, other), named, strict=True)
     ]
     if not slider:
-        return '<div class="beside">' + "".join(
-            f"<figure>{image}<figcaption>{label}</figcaption></figure>"
-            for image, label in zip(images, named, strict=True)
-        ) + "</div>"
+        return (
+            '<div class="beside">'
+            + "".join(
+                f"<figure>{image}<figcaption>{label}</figcaption></figure>"
+                for image, label in zip(images, named, strict=True)
+            )
+            + "</div>"
+        )
     return (
         f'<div class="wipe" style="--cut:50%"><div class="stack">{images[0]}<div class="over">{images[1]}</div></div>'
         f'<label class="caption"><span>{named[0]}</span><input type="range" min="0" max="100" value="50" '

@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from statistics import median
-from typing import Literal
+from typing import Any, Literal
 
 import psutil
 
@@ -87,8 +87,9 @@ def load(project: Project, ident: str) -> Job | None:
         return None
     found = read_json(path)
     try:
-        known = {key: found[key] for key in Job.__dataclass_fields__ if key in found}
-        return Job(**{**known, "ident": ident, "arguments": tuple(known["arguments"])})
+        known: dict[str, Any] = {key: found[key] for key in Job.__dataclass_fields__ if key in found}
+        known |= {"ident": ident, "arguments": tuple(known["arguments"])}
+        return Job(**known)
     except (TypeError, KeyError, ValueError) as error:
         raise UserError(f"{ident}/{JOB}: damaged; delete the concept and teach it again") from error
 

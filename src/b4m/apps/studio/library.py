@@ -146,7 +146,9 @@ def restore(project: Project, ident: str) -> Concept:
 def file_of(project: Project, concept: Concept) -> Path:
     """Where its trained file lies, or will."""
     folder = project.concept(concept.ident)
-    return folder / "imported.safetensors" if concept.imported else folder / "training" / RESULTS[concept.kind]
+    return (
+        folder / "imported.safetensors" if concept.imported else folder / "training" / RESULTS[concept.kind]
+    )
 
 
 def ready(project: Project, concept: Concept) -> bool:
@@ -164,7 +166,9 @@ def role_files(project: Project, chosen: Mapping[str, str | None]) -> dict[str, 
             continue
         concept = get(project, checked(ident))
         if concept.kind != role:
-            raise UserError(f"{concept.name} is a {concept.kind}, and was chosen as the {role}; choose another")
+            raise UserError(
+                f"{concept.name} is a {concept.kind}, and was chosen as the {role}; choose another"
+            )
         if not ready(project, concept):
             raise UserError(f"{concept.name} is not trained yet; wait for its training, or choose another")
         files[f"{role}_file"] = project.relative(file_of(project, concept))

@@ -20,7 +20,9 @@ def build(studio: Studio) -> gr.Blocks:
         gr.HTML(masthead(studio.project), apply_default_css=False)
         with gr.Row(visible=example.is_empty(studio.project), equal_height=True) as offer:
             gr.HTML(html.note(OFFER), apply_default_css=False)
-            begin = gr.Button("Open the example", variant="primary", scale=0, min_width=190, elem_id="example")
+            begin = gr.Button(
+                "Open the example", variant="primary", scale=0, min_width=190, elem_id="example"
+            )
         status = gr.HTML(apply_default_css=False)
         with gr.Tabs(elem_id="tabs"):
             for tab in TABS:

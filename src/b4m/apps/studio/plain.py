@@ -17,7 +17,11 @@ def name_of_model(name: str) -> str:
     """A base model as a card shows it: its Hugging Face name, or the last part of its folder's."""
     if name == "examples/world/base":
         return "embedded base"
-    return name if name.count("/") == 1 and not name.startswith((".", "/", "~")) else name.rstrip("/").split("/")[-1]
+    return (
+        name
+        if name.count("/") == 1 and not name.startswith((".", "/", "~"))
+        else name.rstrip("/").split("/")[-1]
+    )
 
 
 def seconds(value: float) -> str:

@@ -122,14 +122,18 @@ def peek(folder: Path, begin_with: Base) -> Project:
         raise UserError(f"--project {folder}: a file; give a folder")
     path = folder / PROJECT
     if not path.exists():
-        if folder.is_dir() and any(entry.name not in ("run.lock", "owner.json") for entry in folder.iterdir()):
+        if folder.is_dir() and any(
+            entry.name not in ("run.lock", "owner.json") for entry in folder.iterdir()
+        ):
             raise UserError(
                 f"--project {folder}: a folder with other things in it, and no {PROJECT}; give a new or an empty one"
             )
         return Project(folder, begin_with)
     found = read_json(path)
     if not isinstance(found, dict) or found.get("format") != FORMAT:
-        raise UserError(f"{path}: not a project that this studio reads; update b4m, or give another --project")
+        raise UserError(
+            f"{path}: not a project that this studio reads; update b4m, or give another --project"
+        )
     known = {name: found[name] for name in asdict(Base()) if name in found}
     base = Base(**known)
     if base.preset not in PRESETS:

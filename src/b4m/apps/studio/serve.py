@@ -26,14 +26,19 @@ def studio(config: StudioConfig) -> None:
     """Serve until Ctrl-C. Raises UserError, Busy; trainings that run then go on."""
     if find_spec("gradio") is None:
         raise UserError('b4m studio needs Gradio: pip install "b4m[studio]"')
-    begin_with = Base(config.base, _portable(config.base_model), _portable(config.vae), config.mixed_precision)
+    begin_with = Base(
+        config.base, _portable(config.base_model), _portable(config.vae), config.mixed_precision
+    )
     listening = listen(config.host, config.port)
     port = listening.getsockname()[1]
     uploads = Path(tempfile.mkdtemp(prefix="b4m-studio-"))
     try:
         with opened(Path(config.project), begin_with) as project:
             welcome = Welcome(project, listening, config.host, port)
-            print(f"b4m studio: http://{_shown(config.host)}:{port}  (Ctrl-C ends it; trainings go on)", flush=True)
+            print(
+                f"b4m studio: http://{_shown(config.host)}:{port}  (Ctrl-C ends it; trainings go on)",
+                flush=True,
+            )
             if config.host != LOOPBACK:
                 print("b4m studio: others on your network can use this page, and its project", flush=True)
             runner = Runner(project)

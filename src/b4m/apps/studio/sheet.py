@@ -42,7 +42,7 @@ class Look:
     negative_prompt: str = ""
 
     def settings(self) -> dict[str, Any]:
-        given = {"steps": self.steps, "guidance": self.guidance, "size": self.size}
+        given: dict[str, Any] = {"steps": self.steps, "guidance": self.guidance, "size": self.size}
         given["negative_prompt"] = self.negative_prompt or None
         return {name: value for name, value in given.items() if value is not None}
 
@@ -67,7 +67,7 @@ def shot_of(
         files = library.role_files(project, {"lora": lora.ident})
         prompt = look.prompt or _lora_prompt(project, lora)
     else:
-        chosen = {"content": content and content.ident, "style": style and style.ident}
+        chosen = {role: one.ident if one else None for role, one in (("content", content), ("style", style))}
         files = library.role_files(project, chosen)
         prompt = look.prompt or pair_prompt(content, style)
     settings = {**look.settings(), **files}

@@ -42,7 +42,9 @@ class Studio:
     def ready(self, kind: str) -> list[tuple[str, str]]:
         """(name, ident) of what can be drawn with."""
         found = library.concepts(self.project)
-        return [(one.name, one.ident) for one in found if one.kind == kind and library.ready(self.project, one)]
+        return [
+            (one.name, one.ident) for one in found if one.kind == kind and library.ready(self.project, one)
+        ]
 
     def chosen(self, idents: Sequence[str] | str | None) -> list[Concept]:
         """Raises UserError for one that is not there any more."""

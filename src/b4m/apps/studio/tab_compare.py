@@ -51,10 +51,14 @@ def build(studio: Studio, blocks: gr.Blocks) -> None:
         for kind, before in (("content", one), ("style", other)):
             known = studio.ready(kind)
             values = [ident for _, ident in known]
-            made.append(gr.update(choices=known, value=before if before in values else next(iter(values), None)))
+            made.append(
+                gr.update(choices=known, value=before if before in values else next(iter(values), None))
+            )
         return (*made, "")
 
-    def shot(way: str, one: library.Concept | None, other: library.Concept | None, look: Look, number: int) -> Shot:
+    def shot(
+        way: str, one: library.Concept | None, other: library.Concept | None, look: Look, number: int
+    ) -> Shot:
         """Both ways answer the same prompt: the one that calls the pair, unless another was typed."""
         if way == "second":
             fused = _second(studio, one, other)
@@ -78,11 +82,11 @@ def build(studio: Studio, blocks: gr.Blocks) -> None:
         if number is None:
             raise UserError("the seed is a whole number: fill it in")
         asked = str(text or "").strip() or sheet.pair_prompt(*chosen)
-        shots = [shot(way, *chosen, Look(prompt=asked), int(number)) for way in (a, b)]
+        shots = [shot(way, chosen[0], chosen[1], Look(prompt=asked), int(number)) for way in (a, b)]
         cells.check(project, shots)
         yield gr.skip(), gr.skip(), html.note("Drawing ...", "busy")
         known = {value: label for label, value in WAYS}
-        found = (*(studio.redrawn(one) for one in shots), (known[a], known[b]))
+        found = studio.redrawn(shots[0]), studio.redrawn(shots[1]), (known[a], known[b])
         yield show(found, how), found, html.note(f"Both: {asked}, seed {int(number)}", "good")
 
     def show_pinned(how: str) -> tuple:
@@ -90,7 +94,8 @@ def build(studio: Studio, blocks: gr.Blocks) -> None:
         if len(names) != 2:
             raise UserError("two images are needed: pin them on Mix")
         found = [cells.read_back(project, name) for name in names]
-        seen = (*names, tuple(f"{one.prompt}, seed {one.seed}" for one in found))
+        told = [f"{one.prompt}, seed {one.seed}" for one in found]
+        seen = names[0], names[1], (told[0], told[1])
         return show(seen, how), seen, ""
 
     def change_view(how: str, found: Any) -> tuple:

@@ -25,7 +25,10 @@ def build(studio: Studio, blocks: gr.Blocks) -> None:
                 about = gr.HTML(apply_default_css=False, elem_id="about")
                 with gr.Accordion("Take in a file from elsewhere", open=False):
                     file = gr.File(
-                        label="A concept or LoRA file", file_types=[".safetensors"], height=110, elem_id="import"
+                        label="A concept or LoRA file",
+                        file_types=[".safetensors"],
+                        height=110,
+                        elem_id="import",
                     )
                     called = gr.Textbox(label="Name for the file", max_length=60)
         chosen = gr.State("")  # inside: all that stands in Tabs counts as a tab there

@@ -22,7 +22,10 @@ def build(studio: Studio, blocks: gr.Blocks) -> None:
                 ask = _Ask(studio)
             with gr.Column(scale=6, min_width=320):
                 table = piece(
-                    html.empty("No sheet yet", "Choose a content and a style, then draw every pair, or turn the dials."),
+                    html.empty(
+                        "No sheet yet",
+                        "Choose a content and a style, then draw every pair, or turn the dials.",
+                    ),
                     elem_id="sheet",
                 )
             with gr.Column(scale=4, min_width=280):
@@ -41,11 +44,17 @@ class _Ask:
         self.prompts = gr.Textbox(
             label="Prompts", lines=2, info="one a line; empty: the one that calls the pair", elem_id="prompts"
         )
-        self.seeds = gr.Textbox(label="Seeds", value="77", info="numbers, or a range such as 1-4", elem_id="seeds")
+        self.seeds = gr.Textbox(
+            label="Seeds", value="77", info="numbers, or a range such as 1-4", elem_id="seeds"
+        )
         with gr.Accordion("Size, steps, guidance", open=False):
-            self.size = gr.Number(defaults["size"], label="Size in pixels", precision=0, minimum=8, maximum=8192)
+            self.size = gr.Number(
+                defaults["size"], label="Size in pixels", precision=0, minimum=8, maximum=8192
+            )
             self.steps = gr.Number(25, label="Denoising steps", precision=0, minimum=1, maximum=1000)
-            self.guidance = gr.Number(defaults.get("guidance", 5.0), label="Guidance", minimum=0, maximum=1000)
+            self.guidance = gr.Number(
+                defaults.get("guidance", 5.0), label="Guidance", minimum=0, maximum=1000
+            )
             self.negative = gr.Textbox(label="Negative prompt")
         self.pairs = gr.Button("Draw every pair", variant="primary", elem_id="draw-pairs")
         self.strengths = gr.Button("Strength sheet", elem_id="draw-strengths")
@@ -69,7 +78,9 @@ class _One:
         self.content = gr.Slider(0, 2, 1, step=0.05, label="Content", elem_id="content-dial")
         self.style = gr.Slider(0, 2, 1, step=0.05, label="Style", elem_id="style-dial")
         self.image = gr.HTML(
-            html.empty("One pair", "Turn a dial, or open a cell of a sheet."), apply_default_css=False, elem_id="one"
+            html.empty("One pair", "Turn a dial, or open a cell of a sheet."),
+            apply_default_css=False,
+            elem_id="one",
         )
         with gr.Row():
             self.pin = gr.Button("Pin for Compare", size="sm", elem_id="pin")
@@ -77,7 +88,12 @@ class _One:
         with gr.Accordion("Settings, and the command that draws it again", open=False):
             self.facts = gr.HTML(apply_default_css=False)
             self.command = gr.Textbox(
-                show_label=False, label="command", lines=6, buttons=["copy"], interactive=False, elem_id="redraw"
+                show_label=False,
+                label="command",
+                lines=6,
+                buttons=["copy"],
+                interactive=False,
+                elem_id="redraw",
             )
 
     @property
@@ -91,7 +107,14 @@ def read_look(prompts: str, seeds: str, size: float, steps: float, guidance: flo
     numbers = read_seeds(str(seeds or ""))
     if None in (size, steps, guidance):
         raise UserError("size, steps and guidance are numbers: fill them in")
-    return Look(lines[0] if lines else "", numbers, int(steps), float(guidance), int(size), str(negative or "").strip())
+    return Look(
+        lines[0] if lines else "",
+        numbers,
+        int(steps),
+        float(guidance),
+        int(size),
+        str(negative or "").strip(),
+    )
 
 
 def read_seeds(text: str) -> tuple[int, ...]:
@@ -116,7 +139,8 @@ def _wire(studio: Studio, blocks: gr.Blocks, tab: gr.Tab, ask: _Ask, table: gr.H
         known = {kind: studio.ready(kind) for kind in ("content", "style", "lora")}
         values = {kind: {ident for _, ident in some} for kind, some in known.items()}
         kept = {
-            kind: [ident for ident in before or () if ident in values[kind]] or [ident for _, ident in known[kind][:1]]
+            kind: [ident for ident in before or () if ident in values[kind]]
+            or [ident for _, ident in known[kind][:1]]
             for kind, before in (("content", contents), ("style", styles))
         }
         lora = lora if lora in values["lora"] else None
@@ -151,8 +175,8 @@ def _wire(studio: Studio, blocks: gr.Blocks, tab: gr.Tab, ask: _Ask, table: gr.H
         yield from draw(sheet.grid(project, *some, read_look(*look), (content, style)))
 
     def strengths(contents: list, styles: list, lora: str, content: float, style: float, *look: Any):
-        found = [studio.chosen(some)[:1] or [None] for some in (contents, styles, lora)]
-        yield from draw(sheet.strengths(project, read_look(*look), *(some[0] for some in found)))
+        found: list[Any] = [next(iter(studio.chosen(some)), None) for some in (contents, styles, lora)]
+        yield from draw(sheet.strengths(project, read_look(*look), found[0], found[1], found[2]))
 
     def lines(contents: list, styles: list, lora: str, content: float, style: float, *look: Any):
         read = read_look(*look)
@@ -161,7 +185,11 @@ def _wire(studio: Studio, blocks: gr.Blocks, tab: gr.Tab, ask: _Ask, table: gr.H
         yield from draw(sheet.prompts(project, read, some, base))
 
     def show(shot: Shot, name: str) -> tuple:
-        return html.big(name, shot.prompt), html.table(cells.facts(project, shot)), cells.shown_command(project, shot)
+        return (
+            html.big(name, shot.prompt),
+            html.table(cells.facts(project, shot)),
+            cells.shown_command(project, shot),
+        )
 
     def turn(contents: list, styles: list, lora: str, content: float, style: float, *look: Any) -> tuple:
         shot = first(contents, styles, lora, read_look(*look), (content, style))
@@ -191,7 +219,9 @@ def _wire(studio: Studio, blocks: gr.Blocks, tab: gr.Tab, ask: _Ask, table: gr.H
         count = PRESETS[project.base.preset]["second"]["steps"]
         made = teach.begin_second(project, found[0][0].ident, found[1][0].ident, count)
         studio.runner.turn()
-        return (html.note(f"{made.name} is in the queue: watch it on Teach, then choose it on the left.", "good"),)
+        return (
+            html.note(f"{made.name} is in the queue: watch it on Teach, then choose it on the left.", "good"),
+        )
 
     everything = [*ask.chosen, one.content, one.style, *ask.look]
     wiring.on([blocks.load, tab.select], choices, ask.chosen, ask.chosen)

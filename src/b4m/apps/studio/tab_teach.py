@@ -51,7 +51,10 @@ class _Form:
         self.name = gr.Textbox(label="Name", placeholder="My bear", max_length=60, elem_id="name")
         with gr.Row():
             self.class_word = gr.Textbox(
-                label="Class word", placeholder="teddybear", info="what it is, in plain words", elem_id="class-word"
+                label="Class word",
+                placeholder="teddybear",
+                info="what it is, in plain words",
+                elem_id="class-word",
             )
             self.trigger = gr.Textbox(
                 label="Trigger word", value="snq", info="a made-up word that will call it", elem_id="trigger"
@@ -73,7 +76,12 @@ class _Form:
             self.settings = [_setting(row) for row in self.rows]
         with gr.Accordion("The command that does the same", open=False, elem_id="command-box"):
             self.command = gr.Textbox(
-                show_label=False, label="command", lines=9, buttons=["copy"], interactive=False, elem_id="command"
+                show_label=False,
+                label="command",
+                lines=9,
+                buttons=["copy"],
+                interactive=False,
+                elem_id="command",
             )
         with gr.Row():
             self.doctor = gr.Button("Check this machine", elem_id="doctor")
@@ -91,17 +99,30 @@ class _Form:
         kind, name, class_word, trigger, length, partners, *settings = values
         changed = {row.name: str(value) for row, value in zip(self.rows, settings, strict=True)}
         own = {row.name: changed[row.name] for row in self.rows if changed[row.name] != row.default}
-        texts = (str(text or "") for text in (name, class_word, trigger))
-        return Form(kind, *texts, length, tuple(partners or ()), own)
+        texts = [str(text or "") for text in (name, class_word, trigger)]
+        return Form(kind, texts[0], texts[1], texts[2], length, tuple(partners or ()), own)
 
     def show(self, form: Form) -> list[Any]:
         """Values of `typed`."""
         values = [form.typed.get(row.name, row.default) for row in self.rows]
-        return [form.kind, form.name, form.class_word, form.trigger, form.length, list(form.partners), *values]
+        return [
+            form.kind,
+            form.name,
+            form.class_word,
+            form.trigger,
+            form.length,
+            list(form.partners),
+            *values,
+        ]
 
 
 def _setting(row: advanced.Row) -> gr.Textbox | gr.Dropdown:
-    options: dict[str, Any] = {"label": row.flag, "info": row.doc, "value": row.default, "elem_classes": "setting"}
+    options: dict[str, Any] = {
+        "label": row.flag,
+        "info": row.doc,
+        "value": row.default,
+        "elem_classes": "setting",
+    }
     if row.choices:
         return gr.Dropdown(list(row.choices), **options)
     return gr.Textbox(lines=1, **options)
@@ -148,7 +169,7 @@ def _wire_form(studio: Studio, blocks: gr.Blocks, form: _Form) -> None:
     def reopened() -> tuple:
         return show((project.drafts().get("teach") or {}).get("kind", "content"))
 
-    def examine() -> tuple:
+    def examine():
         yield "", html.note("Looking at this machine ...", "busy")
         yield "", html.findings(studio.doctor.findings())
 
@@ -200,7 +221,10 @@ def _wire_trainings(studio: Studio, blocks: gr.Blocks, panel: gr.HTML, form: _Fo
             studio.runner.go_on(ident)
             studio.runner.turn()
         now = html.trainings(studio.project, studio.trainings())
-        told = {"stop": "It finishes its step, saves it, and stops.", "continue": "It goes on where it stopped."}
+        told = {
+            "stop": "It finishes its step, saves it, and stops.",
+            "continue": "It goes on where it stopped.",
+        }
         return now, now, html.note(told.get(what, ""), "good")
 
     quiet = {"show_progress": "hidden", "api_visibility": "private", "concurrency_limit": None}

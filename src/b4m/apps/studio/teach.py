@@ -37,12 +37,13 @@ class Form:
     @classmethod
     def of(cls, values: Mapping[str, Any]) -> "Form":
         """From what was saved of it; what does not fit is left out."""
-        known = {name: values[name] for name in cls.__dataclass_fields__ if name in values}
+        known: dict[str, Any] = {name: values[name] for name in cls.__dataclass_fields__ if name in values}
         if known.get("kind") not in CONFIGS:
             known.pop("kind", None)
         if known.get("length") not in LENGTHS:
             known.pop("length", None)
-        return cls(**{**known, "partners": tuple(known.get("partners") or (SHIPPED,))})
+        known["partners"] = tuple(known.get("partners") or (SHIPPED,))
+        return cls(**known)
 
     def saved(self) -> dict[str, Any]:
         return asdict(self)
@@ -104,7 +105,10 @@ def begin(project: Project, form: Form) -> Concept:
         form.name,
         class_word=trial[f"{form.kind}_class"],
         trigger=trial[f"{form.kind}_trigger"],
-        settings={**advanced.read(CONFIGS[form.kind], project.base.preset, form.typed), "steps": trial["steps"]},
+        settings={
+            **advanced.read(CONFIGS[form.kind], project.base.preset, form.typed),
+            "steps": trial["steps"],
+        },
     )
     folder = project.concept(concept.ident)
     source.rename(folder / "images")
@@ -172,11 +176,15 @@ def _partners(project: Project, form: Form) -> dict[str, Any]:
             continue
         concept = library.get(project, choice)
         if concept.kind != OTHER[form.kind]:
-            raise UserError(f"{concept.name} is a {concept.kind}: partners of a {form.kind} are {OTHER[form.kind]}s")
+            raise UserError(
+                f"{concept.name} is a {concept.kind}: partners of a {form.kind} are {OTHER[form.kind]}s"
+            )
         folders.append(project.relative(project.concept(choice) / "images"))
         prompts.append(_words(concept.kind, concept.class_word))
     if not folders:
-        raise UserError(f"no partners: choose a few {OTHER[form.kind]}s that this {form.kind} is taught beside")
+        raise UserError(
+            f"no partners: choose a few {OTHER[form.kind]}s that this {form.kind} is taught beside"
+        )
     only_shipped = set(form.partners) == {SHIPPED}
     return {"partner_dirs": folders} | ({} if only_shipped else {"partner_prompts": prompts})
 

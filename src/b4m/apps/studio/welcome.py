@@ -10,7 +10,9 @@ from .project import Project
 
 # Asks until the studio itself answers, then shows it.
 WAIT = """<script>
-setInterval(async () => { try { if (await (await fetch('/studio/ready')).text() === 'ready') location.reload(); } catch {} }, 250);
+setInterval(async () => {
+  try { if (await (await fetch('/studio/ready')).text() === 'ready') location.reload(); } catch {}
+}, 250);
 </script>"""
 
 
@@ -22,7 +24,7 @@ def page(project: Project) -> str:
         '<!doctype html><html lang="en"><head><meta charset="utf-8"><title>B4M studio</title>'
         f'<meta name="viewport" content="width=device-width, initial-scale=1"><style>{theme.CSS}</style></head>'
         '<body class="gradio-container"><main style="padding:0 16px">'
-        f'{masthead(project)}{html.note("The tools are on their way; your library is here already.", "busy")}'
+        f"{masthead(project)}{html.note('The tools are on their way; your library is here already.', 'busy')}"
         f"{shown}</main>{WAIT}</body></html>"
     )
 
@@ -32,9 +34,10 @@ def masthead(project: Project) -> str:
 
     from .plain import name_of_model
 
+    about = f"{escape(project.folder.name)} · {escape(name_of_model(project.base.model))}"
     return (
         '<header class="masthead"><span class="logo" aria-hidden="true"><i></i><i></i><i></i><i></i></span>'
-        f"<h1>B4M studio</h1><p>{escape(project.folder.name)} · {escape(name_of_model(project.base.model))}</p></header>"
+        f"<h1>B4M studio</h1><p>{about}</p></header>"
     )
 
 
@@ -43,7 +46,9 @@ class Welcome:
 
     def __init__(self, project: Project, listening: socket, host: str, port: int) -> None:
         class Handler(BaseHTTPRequestHandler):
-            protocol_version = "HTTP/1.0"  # a connection an answer: none is left when the next server takes over
+            protocol_version = (
+                "HTTP/1.0"  # a connection an answer: none is left when the next server takes over
+            )
 
             def do_GET(self) -> None:
                 status, kind, data = _answer(project, self.path, dict(self.headers), host, port)

@@ -30,12 +30,16 @@ def look(trigger: str, class_word: str, tokens: Tokens, taken: Iterable[tuple[st
     pieces = list(tokens(word))
     count = f"{len(pieces)} token{'s' if len(pieces) != 1 else ''}"
     if word.lower() == class_word.strip().lower():
-        return Advice(False, "The trigger is the class word itself: every such thing would be drawn like yours.")
+        return Advice(
+            False, "The trigger is the class word itself: every such thing would be drawn like yours."
+        )
     for other, name in taken:
         if other == word:
             return Advice(None, f"{count}; {name} has the same trigger: fine alone, confusing in one prompt.")
     if len(pieces) == 1:
-        return Advice(None, f"{count}: a word that the base model knows already; its meaning gets in the way.")
+        return Advice(
+            None, f"{count}: a word that the base model knows already; its meaning gets in the way."
+        )
     if len(pieces) > MANY:
         return Advice(None, f"{count} of a prompt's 75: a shorter made-up word leaves more room.")
     return Advice(True, f"{count}, no word that the base model knows: good.")

@@ -46,7 +46,9 @@ class Worker:
         """Into its cell."""
         base = self.project.base
         cell = self.project.relative(self.project.cell(name))
-        self.ask(drawing.draw, base.preset, base.settings(), cell, shot.prompt, shot.seed, dict(shot.settings))
+        self.ask(
+            drawing.draw, base.preset, base.settings(), cell, shot.prompt, shot.seed, dict(shot.settings)
+        )
 
     def draw_all(self, shots: Sequence[Shot]) -> None:
         """Those that are not drawn yet."""
