@@ -127,7 +127,7 @@ def wait_for_state(page, name: str, wanted: str) -> None:
     )
 
 
-def upload(page, files: list[Path | dict], count: int) -> None:
+def upload(page, files: list[Path], count: int) -> None:
     page.locator("#upload input[type=file]").set_input_files(files)
     page.wait_for_function(
         f"document.querySelectorAll('#desk .tile:not(.refused)').length == {count}", timeout=SLOW
@@ -154,9 +154,10 @@ def set_steps(page) -> None:
 # The tests of this file are one path, in this order.
 
 
-def test_a_content_is_taught_from_images_dropped_on_the_page(page, served):
+def test_a_content_is_taught_from_images_dropped_on_the_page(page, tmp_path):
     images = sorted((REFERENCES / "content" / "car").glob("*"))
-    broken = {"name": "<b>cut</b>.png", "mimeType": "image/png", "buffer": images[0].read_bytes()[:300]}
+    broken = tmp_path / "<b>cut<b>.png"
+    broken.write_bytes(images[0].read_bytes()[:300])
     upload(page, [*images, broken], 5)
     refused = page.locator("#desk .refused")
     assert "damaged or cut off" in refused.inner_text() and refused.locator("b b").count() == 0

@@ -1,5 +1,6 @@
 """Trigger words are looked at, settings become flags and back, and no path of the machine is shown."""
 
+import subprocess
 from dataclasses import fields
 
 import pytest
@@ -89,3 +90,11 @@ def test_only_what_was_changed_is_read_and_bad_values_are_refused_by_flag():
 )
 def test_paths_of_the_machine_are_cut(text, wanted):
     assert without_paths(text, "/home/ann/p") == wanted
+
+
+def test_nothing_in_the_projects_folder_is_imported(tmp_path):
+    """A project may come from a stranger, and trainings run in its folder."""
+    for name in ("torch", "yaml", "b4m"):
+        (tmp_path / f"{name}.py").write_text("raise SystemExit('imported from the project')")
+    ran = subprocess.run([*command.PROGRAM, "--help"], cwd=tmp_path, capture_output=True, text=True)
+    assert ran.returncode == 0 and "train-content" in ran.stdout, ran.stderr
