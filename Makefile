@@ -2,7 +2,7 @@
 SHELL := bash
 IN := source code/environment.sh "[dev]" &&
 
-.PHONY: quality style test slow bench
+.PHONY: quality style test slow browser bench
 
 quality:  # style, imports between rooms, types; changes nothing
 	$(IN) ruff check . && ruff format --check . && lint-imports && pyrefly check
@@ -15,6 +15,9 @@ test:  # minutes; no GPU, no network
 
 slow:  # the long tier: hours
 	bash code/test.sh -m slow
+
+browser:  # the studio's page in Chromium: minutes
+	bash code/test.sh -m browser
 
 bench:  # a training step on this machine, ours beside others
 	$(IN) b4m bench --size small --output outputs/bench.json

@@ -1,7 +1,7 @@
 """What the studio's page takes: its first image, a turned dial, a large project. In Chromium, on this machine.
 
-    pip install -e ".[browser]" && apt-get install chromium
-    OMP_NUM_THREADS=1 python benchmarks/studio.py --output benchmarks/studio.json
+pip install -e ".[browser]" && apt-get install chromium
+OMP_NUM_THREADS=1 python benchmarks/studio.py --output benchmarks/studio.json
 """
 
 from __future__ import annotations
@@ -48,7 +48,9 @@ def first_image(page: Page, folder: Path) -> dict[str, float]:
     """Seconds from the command to the first image that is seen, and to the page with all its tabs."""
     with served(folder) as (address, started):
         page.goto(address)
-        page.wait_for_function("[...document.images].some(one => one.complete && one.naturalWidth)", timeout=LONG)
+        page.wait_for_function(
+            "[...document.images].some(one => one.complete && one.naturalWidth)", timeout=LONG
+        )
         image = time.perf_counter() - started
         page.wait_for_selector("#kind", timeout=LONG)
         return {"first image": image, "all tabs": time.perf_counter() - started}
@@ -119,7 +121,9 @@ def open_large(page: Page, folder: Path) -> dict[str, float]:
         page.wait_for_timeout(3000)
         began = time.perf_counter()
         page.get_by_role("tab", name="Library", exact=True).click()
-        page.wait_for_function(f"document.querySelectorAll('#shelf .card').length == {CONCEPTS}", timeout=LONG)
+        page.wait_for_function(
+            f"document.querySelectorAll('#shelf .card').length == {CONCEPTS}", timeout=LONG
+        )
         clicked = time.perf_counter() - began
     return {"read": reading, "first image": shown["first image"], "library": clicked, "concepts": len(found)}
 

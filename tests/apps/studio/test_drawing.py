@@ -1,5 +1,6 @@
 """Cells by what decides them, sheets, and what the drawing process does, on the tiny base."""
 
+import dataclasses
 import shutil
 
 import pytest
@@ -84,6 +85,18 @@ def test_a_sheet_has_every_pair_and_a_bare_first_row(tiny, taught):
     assert made.places[2][0].settings["style_strength"] == 0.0
 
 
+def test_a_lora_from_elsewhere_has_one_dial(tiny, taught):
+    lora = dataclasses.replace(taught["lora"], two_dials=False)
+    made = sheet.strengths(tiny, LOOK, None, None, lora, values=(0.0, 1.0))
+    assert [[isinstance(place, Shot) for place in row] for row in made.places] == [
+        [True, False],
+        [True, False],
+        [False, True],
+    ]
+    turned = sheet.shot_of(tiny, LOOK, 1, None, None, lora, dials=(0.5, 2.0))
+    assert turned.settings["style_strength"] == turned.settings["content_strength"] == 0.5
+
+
 def test_pairs_that_do_not_go_together_say_why_in_their_place(tiny, taught, monkeypatch):
     monkeypatch.setattr(library, "differences", lambda one, other: "another rank 4 against 8")
     made = sheet.grid(tiny, [taught["content"]], [taught["style"]], LOOK)
@@ -94,6 +107,11 @@ def test_sheets_have_an_end_and_need_something(tiny, taught):
     refused(lambda: sheet.grid(tiny, [taught["content"]] * 400, [taught["style"]], LOOK), "400 are allowed")
     refused(lambda: sheet.grid(tiny, [], [], LOOK), "nothing is chosen")
     refused(lambda: sheet.strengths(tiny, LOOK, taught["content"], None), "a pair is needed")
+
+
+def test_an_image_that_names_a_file_elsewhere_is_not_drawn_again(tiny, trained):
+    for path in (trained["content_file"], "../../x.safetensors"):
+        refused(lambda path=path: cells.key(tiny, Shot("x", 1, {"content_file": path})), "not in the project")
 
 
 def test_prompts_and_settings_are_those_that_generate_takes(tiny):

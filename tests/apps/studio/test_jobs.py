@@ -32,6 +32,7 @@ for step in range(1, 1000):
 def queue(project, monkeypatch):
     """Puts a concept's stand-in into the queue: queue(mode) -> its identifier."""
     monkeypatch.setattr(jobs, "PROGRAM", (sys.executable, "-c", STAND_IN))
+    monkeypatch.setattr(jobs, "_check_arguments", lambda *_: None)
     started = []
 
     def put(mode: str = "run") -> str:
@@ -145,6 +146,26 @@ def test_what_waits_can_be_taken_out(project, queue):
     jobs.stop(project, ident)
     Runner(project).turn()
     assert jobs.look(project, jobs.load(project, ident)).state == "stopped"
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        ["export", "--output-dir", "FOLDER/training"],
+        ["train-content", "--output-dir", "/home"],
+        ["train-content", "--output-dir", "FOLDER/training", "--output-dir", "/home"],
+        ["train-content", "--output-dir", "FOLDER/training", "--content-dir", "/home/ann"],
+        ["train-content", "--output-dir", "FOLDER/training", "--partner-dirs", "a", "../../x"],
+        ["train-content", "--output-dir", "FOLDER/training", "--config", "x.yaml"],
+        ["train-content"],
+    ],
+)
+def test_a_strangers_queue_runs_nothing_but_trainings_in_the_project(project, given):
+    concept = library.create(project, "content", "Bear")
+    folder = project.relative(project.concept(concept.ident))
+    jobs.put(project, concept.ident, [word.replace("FOLDER", folder) for word in given], 5)
+    refused(lambda: jobs.load(project, concept.ident), "damaged")
+    assert jobs.jobs(project) == []
 
 
 def test_a_line_that_is_being_written_is_left_for_the_next_look(project, queue):

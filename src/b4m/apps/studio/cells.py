@@ -52,11 +52,21 @@ def key(project: Project, shot: Shot) -> str:
     facts: dict[str, Any] = {f.name: getattr(config, f.name) for f in deciding(DrawnWith)}
     for name in FILES:
         path = getattr(config, name)
-        facts[name] = None if path is None else digest(project.folder / path)
+        facts[name] = None if path is None else digest(_inside(project, path))
     if config.content_file is None and config.lora_file is None and config.style_file is None:
         facts["content_strength"] = facts["style_strength"] = None  # dials of nothing
     facts |= {"prompt": shot.prompt, "seed": shot.seed, "b4m": __version__}
     return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:40]
+
+
+def _inside(project: Project, path: str) -> Path:
+    """Raises UserError for a file elsewhere, which an image of a stranger's project may name."""
+    found = (project.folder / path).resolve()
+    if not found.is_relative_to(project.folder.resolve()):
+        raise UserError(
+            "the file that this was drawn with is not in the project: take it in on Library first"
+        )
+    return found
 
 
 def digest(path: Path) -> str:

@@ -64,7 +64,7 @@ def examine(path: str) -> dict[str, Any]:
     words = [word for word in triggers(opened.metadata) if word.isprintable()]
     return {
         "kind": opened.role,
-        "two_dials": opened.kind != "LoRA",
+        "two_dials": opened.kind in ("content", "style", "fused"),
         "triggers": words[:4],
         "trigger": opened.metadata.get("b4m.trigger", ""),
         "metadata": dict(opened.metadata),

@@ -27,6 +27,7 @@ from .plain import without_paths
 from .project import Project, read_json
 
 JOB, LOG = "job.json", "job.log"
+COMMANDS = ("train-content", "train-style", "second-stage")  # that a job may be
 State = Literal["queued", "running", "done", "stopped", "failed", "crashed"]
 STALE = 120.0  # seconds without a step, at least
 SAME_PROCESS = 1.0  # seconds by which two readings of a process's start may differ
@@ -88,7 +89,8 @@ def load(project: Project, ident: str) -> Job | None:
     found = read_json(path)
     try:
         known: dict[str, Any] = {key: found[key] for key in Job.__dataclass_fields__ if key in found}
-        known |= {"ident": ident, "arguments": tuple(known["arguments"])}
+        known |= {"ident": ident, "arguments": tuple(map(str, known["arguments"]))}
+        _check_arguments(known["arguments"], project.relative(project.concept(ident)))
         return Job(**known)
     except (TypeError, KeyError, ValueError) as error:
         raise UserError(f"{ident}/{JOB}: damaged; delete the concept and teach it again") from error
@@ -171,6 +173,20 @@ def look(project: Project, job: Job) -> Progress:
         _save(project, replace(job, done=True))
         return replace(seen, state="done", step=job.steps)
     return replace(seen, **_ended(project, job, folder))
+
+
+def _check_arguments(given: Sequence[str], folder: str) -> None:
+    """Raises ValueError for what no studio has put there: a project may come from a stranger, and its queue is run."""
+    if given[0] not in COMMANDS or given[list(given).index("--output-dir") + 1] != f"{folder}/training":
+        raise ValueError("no training of this concept")
+    if given.count("--output-dir") != 1 or "--config" in given:
+        raise ValueError("no training of this concept")
+    flag = ""
+    for word in given[1:]:
+        flag = word if word.startswith("--") else flag
+        paths = flag.endswith(("-dir", "-dirs", "-file"))
+        if paths and word != flag and (Path(word).is_absolute() or ".." in Path(word).parts):
+            raise ValueError(f"{flag} leads out of the project")
 
 
 def _pace(job: Job, step: int, training: Path) -> dict:

@@ -6,6 +6,8 @@ import os
 import shutil
 import socket
 import tempfile
+import threading
+from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -29,11 +31,11 @@ def studio(config: StudioConfig) -> None:
     begin_with = Base(
         config.base, _portable(config.base_model), _portable(config.vae), config.mixed_precision
     )
-    listening = listen(config.host, config.port)
-    port = listening.getsockname()[1]
-    uploads = Path(tempfile.mkdtemp(prefix="b4m-studio-"))
-    try:
-        with opened(Path(config.project), begin_with) as project:
+    with opened(Path(config.project), begin_with) as project:
+        listening = listen(config.host, config.port)
+        port = listening.getsockname()[1]
+        uploads = Path(tempfile.mkdtemp(prefix="b4m-studio-"))
+        try:
             welcome = Welcome(project, listening, config.host, port)
             print(
                 f"b4m studio: http://{_shown(config.host)}:{port}  (Ctrl-C ends it; trainings go on)",
@@ -47,9 +49,9 @@ def studio(config: StudioConfig) -> None:
                 _serve(project, runner, config, port, listening, welcome, uploads)
             finally:
                 runner.close()
-    finally:
-        listening.close()
-        shutil.rmtree(uploads, ignore_errors=True)
+        finally:
+            listening.close()
+            shutil.rmtree(uploads, ignore_errors=True)
 
 
 def listen(host: str, port: int) -> socket.socket:
@@ -139,6 +141,7 @@ def _serve(
         )
         logging.getLogger("uvicorn.error").addFilter(_no_goodbyes)
         welcome.close()
+        threading.Timer(2.0, import_module, ("b4m.data.images",)).start()  # torch, before images are dropped
         server.run(sockets=[listening])
     finally:
         worker.close()

@@ -65,6 +65,7 @@ def shot_of(
     """One image of a pair, of one of the two, of a LoRA, or of the base model. Raises UserError."""
     if lora is not None:
         files = library.role_files(project, {"lora": lora.ident})
+        dials = dials if lora.two_dials else (dials[0], dials[0])
         prompt = look.prompt or _lora_prompt(project, lora)
     else:
         chosen = {role: one.ident if one else None for role, one in (("content", content), ("style", style))}
@@ -122,12 +123,15 @@ def strengths(
     seed = look.seeds[0]
     bare = shot_of(project, look, seed, content, style, lora).bare()
     places: list[tuple[Shot | str, ...]] = [(bare, *("",) * (len(values) - 1))]
+    alone = lora is not None and not lora.two_dials  # a LoRA from elsewhere has one strength: the diagonal
     for down in values:
-        places.append(
-            tuple(
-                shot_of(project, look, seed, content, style, lora, dials=(down, across)) for across in values
-            )
-        )
+        row = [
+            ""
+            if alone and across != down
+            else shot_of(project, look, seed, content, style, lora, (down, across))
+            for across in values
+        ]
+        places.append(tuple(row))
     return Sheet(
         "Content strength by style strength",
         "style strength",

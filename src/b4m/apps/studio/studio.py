@@ -15,6 +15,8 @@ from .runner import Runner
 from .words import Advice, look
 from .worker import Worker
 
+SHOWN = 8  # trainings that are done, on Teach
+
 
 class Studio:
     """One opened project and its processes."""
@@ -28,15 +30,15 @@ class Studio:
         return without_paths(error, self.project.folder)
 
     def trainings(self) -> list[tuple[Concept, Progress]]:
-        """Those that run or wait first, then the newest."""
-        found = []
-        for concept in library.concepts(self.project):
-            job = jobs.load(self.project, concept.ident)
-            if job is not None:
-                found.append((concept, jobs.look(self.project, job)))
+        """Those that are not done, and the newest SHOWN of the others; what runs or waits comes first."""
+        known = {concept.ident: concept for concept in library.concepts(self.project)}
+        some = jobs.jobs(self.project)
+        some = [job for job in some if not job.done] + [job for job in some if job.done][-SHOWN:]
+        found = [(known[job.ident], jobs.look(self.project, job)) for job in some if job.ident in known]
         return sorted(found, key=lambda pair: (pair[1].ended, -pair[1].job.queued))
 
     def states(self) -> dict[str, Progress]:
+        """Of the trainings that are shown."""
         return {concept.ident: progress for concept, progress in self.trainings()}
 
     def ready(self, kind: str) -> list[tuple[str, str]]:
