@@ -145,7 +145,8 @@ def set_steps(page) -> None:
     """Under Advanced, by the flag's name."""
     if not page.locator("#search").is_visible():
         page.get_by_role("button", name=re.compile("Advanced")).click()
-    fill(page, "#search", "--steps")
+    page.wait_for_selector("#search", timeout=SLOW)
+    page.locator("#search").fill("--steps")
     seen = page.locator(".setting:visible")
     page.wait_for_function("document.querySelectorAll('.setting:not(.hidden)').length == 1")
     seen.first.locator("input, textarea").first.fill(STEPS)

@@ -38,8 +38,8 @@ def rows(job: type[TrainConfig], preset: str) -> list[Row]:
     for f in fields(job):
         if f.name in DECIDED or is_path(hints[f.name], *PATHS):
             continue
-        # The length that was chosen says how many steps, unless a number stands here.
-        default = None if f.name == "steps" else preset_values.get(f.name, f.default)
+        # The length that was chosen says how many steps, and how often to look, unless a number stands here.
+        default = None if f.name in ("steps", "preview_every") else preset_values.get(f.name, f.default)
         choices = tuple(map(str, f.metadata["choices"])) or (("yes", "no") if hints[f.name] is bool else ())
         found.append(Row(f.name, flag(f.name), f.metadata["doc"], _text(default), choices))
     return found

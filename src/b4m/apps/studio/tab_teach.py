@@ -14,12 +14,16 @@ from .teach import Form
 KINDS = [("A content: a thing", "content"), ("A style: a look", "style")]
 LENGTHS = [("Quick try", "quick"), ("Usual", "usual"), ("Long", "long")]
 TICK = 1.5  # seconds between two looks at the trainings
+SEARCH_BOX = """<label class="search">Search <input type="search" id="search"
+  placeholder="--lr, rank, schedule ..."></label>"""
 # Hides what does not match, in the page itself.
-SEARCH = """(text) => { const words = text.toLowerCase().split(/\\s+/);
+SEARCH = """element.addEventListener('input', event => {
+  const words = event.target.value.toLowerCase().split(/\\s+/);
   document.querySelectorAll('.setting').forEach(one => {
     const about = one.innerText.toLowerCase();
     one.classList.toggle('hidden', !words.every(word => about.includes(word)));
-  }); }"""
+  });
+});"""
 
 
 def build(studio: Studio, blocks: gr.Blocks) -> None:
@@ -69,9 +73,7 @@ class _Form:
                 label="--partner-dirs",
                 info="taught beside these, so that content and style do not grow together",
             )
-            self.search = gr.Textbox(
-                label="Search", placeholder="--lr, rank, schedule ...", elem_id="search", lines=1
-            )
+            gr.HTML(SEARCH_BOX, js_on_load=SEARCH, apply_default_css=False)
             self.rows = advanced.rows(teach.CONFIGS["content"], preset)
             self.settings = [_setting(row) for row in self.rows]
         with gr.Accordion("The command that does the same", open=False, elem_id="command-box"):
@@ -196,7 +198,6 @@ def _wire_form(studio: Studio, blocks: gr.Blocks, form: _Form) -> None:
     wiring.on(words, advise, [form.trigger, form.class_word], [form.advice], trigger_mode="always_last")
     wiring.on(form.doctor.click, examine, [], [form.advice])
     wiring.on(form.start.click, start, form.typed, [form.desk, form.name])
-    form.search.input(None, form.search, None, js=SEARCH)
 
 
 _DEFAULTS = {"content": "snq", "style": "w@z"}  # the published trigger words
