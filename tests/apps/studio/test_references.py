@@ -1,5 +1,6 @@
 """Images on their way in: what is wrong is said beside the one that it is wrong with."""
 
+import io
 from pathlib import Path
 
 import pytest
@@ -72,8 +73,18 @@ def test_captions_go_with_their_images_and_away_with_them(tmp_path, uploads):
 
 
 def test_the_shown_image_is_the_one_that_a_training_sees(tmp_path, uploads):
-    import io
-
     references.add(tmp_path / "desk", [uploads("a.png", picture(1, (64, 32)))], 16)
     shown = Image.open(io.BytesIO(references.as_trained(tmp_path / "desk/0001.png", 16)))
     assert shown.size == (16, 16)
+
+
+def test_what_a_mask_leaves_out_is_shown_checkered(tmp_path, uploads):
+    image = picture(1).convert("RGBA")
+    image.paste((0, 0, 0, 0), (0, 0, 8, 16))
+    references.add(tmp_path / "desk", [uploads("a.png", image)], 16)
+    white, masked = (
+        Image.open(io.BytesIO(references.as_trained(tmp_path / "desk/0001.png", 16, alpha=alpha)))
+        for alpha in ("white", "mask")
+    )
+    assert white.getpixel((2, 8)) == (255, 255, 255) and masked.getpixel((2, 8)) != masked.getpixel((3, 8))
+    assert white.getpixel((12, 8)) == masked.getpixel((12, 8))

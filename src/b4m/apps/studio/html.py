@@ -40,12 +40,15 @@ def empty(title: str, text: str) -> str:
     return f'<div class="empty"><strong>{escape(title)}</strong><p>{escape(text)}</p></div>'
 
 
-def desk(kind: str, kept: Sequence[Reference], refused: Iterable[Reference] = ()) -> str:
+def desk(
+    kind: str, kept: Sequence[Reference], refused: Iterable[Reference] = (), cut: Iterable[str] = ()
+) -> str:
     """The images of the form, and beside those that were not taken what is wrong with them."""
+    look = escape("-".join(cut))
     tiles = [
-        f'<figure class="tile"><img src="/studio/desk/{kind}/{escape(one.file)}" alt="{escape(one.name)}, as a '
-        f'training sees it"><figcaption title="{escape(one.name)}"><b>{escape(one.name)}</b> {escape(one.note)}'
-        f"</figcaption>{button('drop', one.file, '×', f'take {one.name} away', 'corner')}</figure>"
+        f'<figure class="tile"><img src="/studio/desk/{kind}/{escape(one.file)}?{look}" alt="{escape(one.name)}, '
+        f'as a training sees it"><figcaption title="{escape(one.name)}"><b>{escape(one.name)}</b> '
+        f"{escape(one.note)}</figcaption>{button('drop', one.file, '×', f'take {one.name} away', 'corner')}</figure>"
         for one in kept
     ]
     tiles += [

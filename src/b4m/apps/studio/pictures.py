@@ -67,7 +67,7 @@ def _desk(project: Project, size: int, kind: str, file: str) -> Answer | None:
     path = teach.desk(project, kind) / file
     if not inside(project, path):
         return None
-    return Answer(references.as_trained(path, size), "image/png")
+    return Answer(references.as_trained(path, size, *teach.cut(project, kind)), "image/png")
 
 
 def _export(project: Project, size: int, name: str) -> Answer | None:

@@ -85,14 +85,20 @@ def problems(references: Iterable[Reference]) -> list[str]:
     return [f"{reference.name}: {reference.problem}" for reference in references if reference.problem]
 
 
-def as_trained(path: Path, size: int, fit: str = "crop") -> bytes:
-    """What a training sees of one image, as PNG. Raises UserError."""
+def as_trained(path: Path, size: int, fit: str = "crop", alpha: str = "white") -> bytes:
+    """What a training sees of one image, as PNG; what its mask leaves out is checkered. Raises UserError."""
+    import torch
     from PIL import Image
 
-    from ...data.images import load_folder
+    from ...data.images import read_folder
 
-    (image,) = load_folder(path, size, fit)
-    levels = ((image.pixels + 1) * 127.5).round().clamp(0, 255).byte().permute(1, 2, 0).numpy()
+    (image,) = read_folder(path, size, fit, alpha).pictures
+    pixels = (image.pixels + 1) / 2
+    if image.mask is not None:
+        at = torch.arange(size) * 16 // size
+        checks = 0.75 + 0.15 * ((at[:, None] + at) % 2)
+        pixels = pixels * image.mask + checks * (1 - image.mask)
+    levels = (pixels * 255).round().clamp(0, 255).byte().permute(1, 2, 0).numpy()
     out = BytesIO()
     Image.fromarray(levels).save(out, "PNG")
     return out.getvalue()

@@ -134,11 +134,12 @@ def _wire_form(studio: Studio, blocks: gr.Blocks, form: _Form) -> None:
     project, wiring = studio.project, Wiring(studio, form.status)
 
     def shown_desk(kind: str, refused: list[references.Reference] | None = None) -> str:
-        return html.desk(kind, references.listing(teach.desk(project, kind)), refused or ())
+        kept = references.listing(teach.desk(project, kind))
+        return html.desk(kind, kept, refused or (), teach.cut(project, kind))
 
     def upload(kind: str, files: list[str] | None) -> tuple:
-        folder = teach.desk(project, kind)
-        found = references.add(folder, [(Path(file), Path(file).name) for file in files or []], studio.size)
+        some = [(Path(file), Path(file).name) for file in files or []]
+        found = references.add(teach.desk(project, kind), some, studio.size, teach.cut(project, kind)[0])
         refused = [one for one in found if one.problem]
         told = html.note(f"{len(refused)} of {len(found)} images were not taken: see beside them", "bad")
         return None, shown_desk(kind, refused), told if refused else ""
@@ -151,9 +152,11 @@ def _wire_form(studio: Studio, blocks: gr.Blocks, form: _Form) -> None:
 
     def change(*values: Any) -> tuple:
         read = form.read(*values)
+        before = teach.cut(project, read.kind)
         project.save_draft(f"teach-{read.kind}", read.saved())
         project.save_draft("teach", {"kind": read.kind})
-        return teach.shown_command(project, read), ""
+        desk = gr.skip() if teach.cut(project, read.kind) == before else shown_desk(read.kind)
+        return teach.shown_command(project, read), desk, ""
 
     def advise(trigger: str, class_word: str) -> tuple:
         return (html.advice(studio.advice(trigger, class_word)) if trigger or class_word else ""), ""
@@ -193,7 +196,7 @@ def _wire_form(studio: Studio, blocks: gr.Blocks, form: _Form) -> None:
     wiring.on(form.kind.input, show, [form.kind], everything)
     wiring.on(blocks.load, reopened, [], everything)
     changes = [one.input for one in form.typed if one is not form.kind]
-    wiring.on(changes, change, form.typed, [form.command], trigger_mode="always_last")
+    wiring.on(changes, change, form.typed, [form.command, form.desk], trigger_mode="always_last")
     words = [form.trigger.change, form.class_word.change]
     wiring.on(words, advise, [form.trigger, form.class_word], [form.advice], trigger_mode="always_last")
     wiring.on(form.doctor.click, examine, [], [form.advice])

@@ -58,6 +58,12 @@ def desk(project: Project, kind: str) -> Path:
     return project.folder / "desk" / ("style" if kind == "style" else "content")
 
 
+def cut(project: Project, kind: str) -> tuple[str, str]:
+    """How the form's images will be cut, and what becomes of transparent parts: --fit and --alpha, as last typed."""
+    typed = Form.of(project.drafts().get(f"teach-{kind}") or {}).typed
+    return typed.get("fit", "crop"), typed.get("alpha", "white")
+
+
 def settings(project: Project, form: Form, images: str, output: str) -> dict[str, Any]:
     """Of the training that the form describes. images, output: folders. Raises UserError, by what is wrong."""
     kind, job = form.kind, CONFIGS[form.kind]
