@@ -31,9 +31,12 @@ def test_what_is_deleted_comes_back_whole(project, taught):
     refused(lambda: library.restore(project, ident), "not in the trash")
 
 
-def test_a_damaged_card_hides_no_other(project):
+@pytest.mark.parametrize(
+    "text", ["{", "[]", '{"kind": "x", "name": "a"}', '{"kind": "style", "name": 5}', '{"kind": "style"}']
+)
+def test_a_damaged_card_hides_no_other(project, text):
     one, two = (library.create(project, "content", name) for name in "ab")
-    (project.concept(one.ident) / "concept.json").write_text("{")
+    (project.concept(one.ident) / "concept.json").write_text(text)
     assert library.concepts(project) == [two]
 
 

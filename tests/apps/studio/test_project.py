@@ -57,5 +57,6 @@ def test_drafts_are_kept_and_a_damaged_file_of_them_is_nothing(project):
     project.save_draft("teach", {"name": "bear"})
     project.save_draft("mix", {"seeds": "1"})
     assert project.drafts() == {"teach": {"name": "bear"}, "mix": {"seeds": "1"}}
-    (project.folder / "drafts.json").write_text("{")
-    assert project.drafts() == {}
+    for text in ("{", "[1]", '{"teach": 5}'):
+        (project.folder / "drafts.json").write_text(text)
+        assert project.drafts() == {}

@@ -57,6 +57,13 @@ def test_links_and_enormous_files_are_not_read(tmp_path, uploads, monkeypatch):
     assert "not a regular file" in found[0].problem and "10 are allowed" in found[1].problem
 
 
+@pytest.mark.parametrize("text", ["{", "[]", '{"../x.png": {"name": "a"}, "0001.png": 5, "0002.png": {}}'])
+def test_a_damaged_list_is_an_empty_one(tmp_path, text):
+    (tmp_path / "names.json").write_text(text)
+    (tmp_path / "0001.png").write_bytes(b"")
+    assert references.listing(tmp_path) == []
+
+
 def test_there_is_an_end_to_their_number(tmp_path, uploads, monkeypatch):
     monkeypatch.setattr(references, "MAX_IMAGES", 2)
     found = references.add(tmp_path / "d", [uploads(f"{n}.png", picture(n)) for n in range(4)], 16)

@@ -215,9 +215,10 @@ def _read(path: Path) -> Concept:
         known = {key: found[key] for key in Concept.__dataclass_fields__ if key in found}
         known["pair"] = tuple(known["pair"]) if known.get("pair") else None
         concept = Concept(ident=checked(path.parent.name), **known)
-        if concept.kind not in KINDS:
+        texts = (concept.name, concept.class_word, concept.trigger)
+        if concept.kind not in KINDS or not all(isinstance(text, str) for text in texts):
             raise ValueError(concept.kind)
-        return concept
+        return replace(concept, created=float(concept.created), settings=dict(concept.settings))
     except (TypeError, KeyError, ValueError, AttributeError) as error:
         raise UserError(f"{path}: not the description of a concept; restore it from a copy") from error
 

@@ -17,6 +17,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from threading import Lock
 from typing import Any
 
 from ...config.presets import PRESETS
@@ -32,6 +33,7 @@ concepts/ID/concept.json says what a concept is called; images/ holds its pictur
 cells/ holds the images drawn so far, each with its settings in its PNG text. exports/ holds files for other tools.
 trash/ holds what was deleted on the page; empty it when you are sure.
 """
+_saving = Lock()  # two events of a page may save at once
 _ID = re.compile(r"(content|style|lora)-[0-9a-f]{8}")
 _KEY = re.compile(r"[0-9a-f]{40}")
 
@@ -85,13 +87,19 @@ class Project:
     def drafts(self) -> dict[str, Any]:
         """What stood in the forms; nothing where that was never saved, or is damaged."""
         try:
-            return dict(read_json(self.folder / DRAFTS))
+            found = read_json(self.folder / DRAFTS)
         except UserError:
             return {}
+        return (
+            {form: values for form, values in found.items() if isinstance(values, dict)}
+            if isinstance(found, dict)
+            else {}
+        )
 
     def save_draft(self, form: str, values: dict[str, Any]) -> None:
-        text = json.dumps({**self.drafts(), form: values}, indent=1, ensure_ascii=False)
-        write_text(self.folder / DRAFTS, text + "\n")
+        with _saving:
+            text = json.dumps({**self.drafts(), form: values}, indent=1, ensure_ascii=False)
+            write_text(self.folder / DRAFTS, text + "\n")
 
 
 def checked(ident: str) -> str:

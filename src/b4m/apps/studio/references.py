@@ -6,6 +6,7 @@ what they were called is text in names.json.
 
 import hashlib
 import json
+import re
 import shutil
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -162,4 +163,10 @@ def _names(folder: Path) -> dict[str, dict[str, Any]]:
         found = read_json(folder / LIST)
     except UserError:
         return {}
-    return {str(file): dict(entry) for file, entry in found.items() if "/" not in file and "\\" not in file}
+    if not isinstance(found, dict):
+        return {}
+    return {
+        file: {key: str(value) for key, value in entry.items()}
+        for file, entry in found.items()
+        if re.fullmatch(r"\d{4}\.[a-z]{3,5}", file) and isinstance(entry, dict) and "name" in entry
+    }

@@ -37,12 +37,19 @@ class Form:
     @classmethod
     def of(cls, values: Mapping[str, Any]) -> "Form":
         """From what was saved of it; what does not fit is left out."""
-        known: dict[str, Any] = {name: values[name] for name in cls.__dataclass_fields__ if name in values}
+        known: dict[str, Any] = {
+            name: values[name]
+            for name in ("kind", "name", "class_word", "trigger", "length")
+            if isinstance(values.get(name), str)
+        }
+        typed, partners = values.get("typed"), values.get("partners")
+        known["typed"] = {str(k): str(v) for k, v in typed.items()} if isinstance(typed, dict) else {}
+        known["partners"] = tuple(map(str, partners)) if isinstance(partners, list | tuple) else ()
         if known.get("kind") not in CONFIGS:
             known.pop("kind", None)
         if known.get("length") not in LENGTHS:
             known.pop("length", None)
-        known["partners"] = tuple(known.get("partners") or (SHIPPED,))
+        known["partners"] = known["partners"] or (SHIPPED,)
         return cls(**known)
 
     def saved(self) -> dict[str, Any]:
