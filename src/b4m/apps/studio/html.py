@@ -7,7 +7,7 @@ from html import escape
 from .cells import Shot, key
 from .doctoring import Line
 from .jobs import Progress
-from .library import Concept, facts, picture, ready
+from .library import Concept, facts, file_of, picture, ready
 from .plain import name_of_model, seconds
 from .project import Project
 from .references import Reference
@@ -121,8 +121,6 @@ def _card(
 
 
 def _size(project: Project, one: Concept) -> str:
-    from .library import file_of
-
     path = file_of(project, one)
     return f" · {path.stat().st_size / 1e6:.1f} MB" if path.is_file() else ""
 

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 from ...config.presets import PRESETS
 from ...core.errors import UserError
-from . import jobs, library
+from . import cells, jobs, library
 from .cells import Shot
 from .doctoring import Doctor
 from .jobs import Progress
@@ -69,8 +69,6 @@ class Studio:
 
     def redrawn(self, shot: Shot) -> str:
         """The cell of one image, drawn if need be. Raises UserError."""
-        from . import cells
-
         name = cells.key(self.project, shot)
         if not self.project.cell(name).is_file():
             self.worker.draw(name, shot)

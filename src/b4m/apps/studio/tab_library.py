@@ -4,6 +4,7 @@ from pathlib import Path
 
 import gradio as gr
 
+from ...core.errors import UserError
 from . import html, library, taking_in
 from .events import Wiring, acted, piece
 from .studio import Studio
@@ -88,8 +89,6 @@ def build(studio: Studio, blocks: gr.Blocks) -> None:
 
 
 def _one(ident: str) -> str:
-    from ...core.errors import UserError
-
     if not ident:
         raise UserError("no card is chosen: choose one first")
     return ident

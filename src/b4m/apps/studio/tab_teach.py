@@ -10,6 +10,7 @@ from . import advanced, html, references, teach
 from .events import Wiring, acted, piece
 from .studio import Studio
 from .teach import Form
+from .words import DEFAULTS
 
 KINDS = [("A content: a thing", "content"), ("A style: a look", "style")]
 LENGTHS = [("Quick try", "quick"), ("Usual", "usual"), ("Long", "long")]
@@ -162,13 +163,13 @@ def _wire_form(studio: Studio, blocks: gr.Blocks, form: _Form) -> None:
         return (html.advice(studio.advice(trigger, class_word)) if trigger or class_word else ""), ""
 
     def show(kind: str) -> tuple:
-        saved = project.drafts().get(f"teach-{kind}") or {"trigger": _DEFAULTS[kind]}
+        saved = project.drafts().get(f"teach-{kind}") or {"trigger": DEFAULTS[kind]}
         read = Form.of({**saved, "kind": kind})
         choices = teach.partner_choices(project, kind)
         known = {value for _, value in choices}
         partners = [value for value in read.partners if value in known] or [teach.SHIPPED]
         values = form.show(read)
-        values[5] = gr.update(choices=choices, value=partners)
+        values[form.typed.index(form.partners)] = gr.update(choices=choices, value=partners)
         return (*values, shown_desk(kind), teach.shown_command(project, read), "")
 
     def reopened() -> tuple:
@@ -201,9 +202,6 @@ def _wire_form(studio: Studio, blocks: gr.Blocks, form: _Form) -> None:
     wiring.on(words, advise, [form.trigger, form.class_word], [form.advice], trigger_mode="always_last")
     wiring.on(form.doctor.click, examine, [], [form.advice])
     wiring.on(form.start.click, start, form.typed, [form.desk, form.name])
-
-
-_DEFAULTS = {"content": "snq", "style": "w@z"}  # the published trigger words
 
 
 def _same(count: int) -> list:

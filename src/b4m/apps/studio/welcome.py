@@ -1,11 +1,13 @@
 """The first page: the project's cards, from the first moment, until Gradio has been loaded and takes over."""
 
 import threading
+from html import escape
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from socket import socket
 from urllib.parse import urlsplit
 
 from . import guard, html, library, pictures, theme
+from .plain import name_of_model
 from .project import Project
 
 # Asks until the studio itself answers, then shows it.
@@ -30,10 +32,6 @@ def page(project: Project) -> str:
 
 
 def masthead(project: Project) -> str:
-    from html import escape
-
-    from .plain import name_of_model
-
     about = f"{escape(project.folder.name)} · {escape(name_of_model(project.base.model))}"
     return (
         '<header class="masthead"><span class="logo" aria-hidden="true"><i></i><i></i><i></i><i></i></span>'
