@@ -31,6 +31,7 @@ REFERENCES = Path(b4m.__file__).parents[2] / "examples" / "references"
 SHOTS = os.environ.get("B4M_SCREENSHOTS")
 STEPS = "24" if SHOTS is None else "120"
 SCREEN = {"width": 1360, "height": 900}
+LEFT = ("AbortError", "errored out")  # what Gradio says of its streams when a page is left
 SLOW = 180_000  # milliseconds: a training of few steps on a busy core
 
 
@@ -91,7 +92,8 @@ def page(served, browser):
     yield made
     made.close()
     elsewhere = [url for url in asked if not url.startswith(("http://127.0.0.1:", "data:", "blob:"))]
-    assert elsewhere == [] and errors == []
+    assert elsewhere == []
+    assert [error for error in errors if not any(words in error for words in LEFT)] == []
 
 
 def open_page(page, served) -> None:
@@ -314,7 +316,7 @@ def test_a_keyboard_is_enough(page):
         "document.querySelector('#teach-status .bad, #teach-status .busy') != null", timeout=SLOW
     )
     page.wait_for_function(
-        "document.querySelector('#teach-status').innerText.includes('class word')", timeout=SLOW
+        "document.querySelector('#teach-status').innerText.includes('no images yet')", timeout=SLOW
     )
     assert (
         page.locator("#name input, #name textarea").first.input_value() == "Typed"

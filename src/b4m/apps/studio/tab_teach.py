@@ -196,7 +196,8 @@ def _wire_form(studio: Studio, blocks: gr.Blocks, form: _Form) -> None:
     wiring.on(form.desk.click, drop, [form.kind], [form.desk])
     wiring.on(form.kind.input, show, [form.kind], everything)
     wiring.on(blocks.load, reopened, [], everything)
-    changes = [one.input for one in form.typed if one is not form.kind]
+    # Not .input: what is pasted is no input to Gradio.
+    changes = [one.change for one in form.typed if one is not form.kind]
     wiring.on(changes, change, form.typed, [form.command, form.desk], trigger_mode="always_last")
     words = [form.trigger.change, form.class_word.change]
     wiring.on(words, advise, [form.trigger, form.class_word], [form.advice], trigger_mode="always_last")
