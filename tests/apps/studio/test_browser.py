@@ -16,6 +16,7 @@ import time
 import urllib.error
 import urllib.request
 from pathlib import Path
+from urllib.parse import quote
 
 import pytest
 
@@ -98,7 +99,7 @@ def page(served, browser):
 
 def open_page(page, served) -> None:
     page.goto(served.address)
-    page.wait_for_selector("#kind", timeout=SLOW)
+    page.wait_for_selector("#restored", state="attached", timeout=SLOW)
     page.wait_for_function("document.querySelector('#trainings').innerText.length > 0", timeout=SLOW)
 
 
@@ -365,7 +366,7 @@ def test_nothing_outside_the_project_is_sent(served):
     for path in (
         "/gradio_api/file=/etc/passwd",
         "/gradio_api/file=../../etc/passwd",
-        f"/gradio_api/file={served.folder}/project.json",
+        f"/gradio_api/file={quote(str(served.folder))}/project.json",
         "/gradio_api/file/etc/passwd",
         "/studio/../project.json",
         "/studio/export/..%2f..%2fproject.json",

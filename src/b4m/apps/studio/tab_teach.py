@@ -17,6 +17,7 @@ LENGTHS = [("Quick try", "quick"), ("Usual", "usual"), ("Long", "long")]
 TICK = 1.5  # seconds between two looks at the trainings
 SEARCH_BOX = """<label class="search">Search <input type="search" id="search"
   placeholder="--lr, rank, schedule ..."></label>"""
+RESTORED = '<i id="restored"></i>'  # what stood in the form stands there again
 # Hides what does not match, in the page itself.
 SEARCH = """element.addEventListener('input', event => {
   const words = event.target.value.toLowerCase().split(/\\s+/);
@@ -173,7 +174,9 @@ def _wire_form(studio: Studio, blocks: gr.Blocks, form: _Form) -> None:
         return (*values, shown_desk(kind), teach.shown_command(project, read), "")
 
     def reopened() -> tuple:
-        return show((project.drafts().get("teach") or {}).get("kind", "content"))
+        kind = (project.drafts().get("teach") or {}).get("kind")
+        *values, _ = show(kind if kind in teach.CONFIGS else "content")
+        return (*values, RESTORED)
 
     def examine():
         yield "", html.note("Looking at this machine ...", "busy")
