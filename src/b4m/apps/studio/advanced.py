@@ -17,6 +17,8 @@ DECIDED = frozenset(
     "partner_prompts content_file style_file base_model vae mixed_precision shard".split()
 )
 
+BETWEEN = ";"  # values of a setting that takes several
+
 
 @dataclass(frozen=True)
 class Row:
@@ -41,7 +43,8 @@ def rows(job: type[TrainConfig], preset: str) -> list[Row]:
         # The length that was chosen says how many steps, and how often to look, unless a number stands here.
         default = None if f.name in ("steps", "preview_every") else preset_values.get(f.name, f.default)
         choices = tuple(map(str, f.metadata["choices"])) or (("yes", "no") if hints[f.name] is bool else ())
-        found.append(Row(f.name, flag(f.name), f.metadata["doc"], _text(default), choices))
+        several = f" (several: with {BETWEEN} between)" if typing.get_origin(hints[f.name]) is tuple else ""
+        found.append(Row(f.name, flag(f.name), f.metadata["doc"] + several, _text(default), choices))
     return found
 
 
@@ -67,7 +70,7 @@ def _value(name: str, hint: Any, text: str) -> Any:
     if is_path(hint, OutputPath):
         raise UserError(f"{flag(name)}: no setting that can be changed here")
     if typing.get_origin(hint) is tuple:
-        return convert(name, hint, text.split())
+        return convert(name, hint, [part.strip() for part in text.split(BETWEEN) if part.strip()])
     return convert(name, hint, text)
 
 
@@ -76,4 +79,4 @@ def _text(value: Any) -> str:
         return ""
     if isinstance(value, bool):
         return "yes" if value else "no"
-    return str(value)
+    return f"{BETWEEN} ".join(map(str, value)) if isinstance(value, tuple) else str(value)
