@@ -28,7 +28,7 @@ from b4m.apps.studio.project import Base, Project, opened
 from b4m.apps.studio.runner import Runner
 
 CONCEPTS, CELLS, TURNS = 200, 5000, 9
-LONG = 600_000  # milliseconds
+LONG = 120_000  # milliseconds
 
 
 @contextmanager
@@ -62,6 +62,7 @@ def turned_dials(page: Page, folder: Path) -> dict[str, float]:
         page.goto(address)
         page.wait_for_selector("#kind", timeout=LONG)
         page.get_by_role("tab", name="Mix", exact=True).click()
+        page.wait_for_function("document.querySelector('#styles').innerText.includes('Chalk')", timeout=LONG)
         page.locator("#style-dial input[type=range]").focus()
         taken = []
         for _turn in range(TURNS + 1):
