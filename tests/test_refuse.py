@@ -17,8 +17,8 @@ from safetensors.torch import load_file
 
 from b4m.apps.cli import main
 from b4m.apps.doctor import DoctorConfig
-from b4m.apps.studio.settings import StudioConfig
 from b4m.apps.info import describe
+from b4m.apps.studio.settings import StudioConfig
 from b4m.backbones.registry import open_backbone
 from b4m.benchmarking.settings import BenchConfig
 from b4m.config.sampling import GenerateConfig

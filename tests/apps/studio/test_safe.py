@@ -1,5 +1,6 @@
 """Who may ask the studio for what; and text from outside stays text."""
 
+import asyncio
 from pathlib import Path
 
 import pytest
@@ -68,6 +69,34 @@ def test_gradios_file_route_gives_uploads_and_nothing_else(tmp_path):
         uploads.parent,
     ):
         assert why(path=f"/gradio_api/file={path}", uploads=uploads) == "not here", path
+
+
+@pytest.mark.parametrize(("path", "status"), [("/", 200), ("/docs", 404)])
+def test_every_answer_forbids_what_comes_from_elsewhere(tmp_path, path, status):
+    async def app(scope, receive, send):
+        await send(
+            {"type": "http.response.start", "status": 200, "headers": [(b"X-Content-Type-Options", b"no")]}
+        )
+        await send({"type": "http.response.body", "body": b""})
+
+    async def send(message):
+        sent.append(message)
+
+    sent: list = []
+    scope = {"type": "http", "method": "GET", "path": path, "headers": [(b"Host", b"127.0.0.1:7860")]}
+    asyncio.run(guard.Guard(app, "127.0.0.1", 7860, tmp_path)(scope, None, send))
+    headers = [(name.decode(), value.decode()) for name, value in sent[0]["headers"]]
+    assert sent[0]["status"] == status and headers.count(("x-content-type-options", "nosniff")) == 1
+    assert len([name for name, _ in headers if name.lower() == "x-content-type-options"]) == 1
+    for rule in dict(headers)["content-security-policy"].split("; "):
+        assert set(rule.split()[1:]) <= {
+            "'self'",
+            "'none'",
+            "'unsafe-inline'",
+            "'unsafe-eval'",
+            "data:",
+            "blob:",
+        }
 
 
 def test_what_is_too_large_is_refused_before_it_is_read():
