@@ -24,6 +24,8 @@ from PIL import Image
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer
 
 import b4m
+from b4m.apps.studio import library
+from b4m.apps.studio.project import Base, opened
 from b4m.config.resolve import resolve
 from b4m.config.training import JOBS, TrainConfig
 from b4m.core.errors import UserError
@@ -251,3 +253,23 @@ def b4m_with(site: Path, *commands: list[str]) -> str:
     )
     assert done.returncode == 0, done.stderr[-3000:]
     return done.stdout
+
+
+@pytest.fixture
+def project(tmp_path):
+    """An opened project of the studio, with nothing in it."""
+    with opened(tmp_path / "project", Base()) as made:
+        yield made
+
+
+@pytest.fixture
+def taught(project, trained):
+    """The files of `trained` as cards of that project: {kind: concept}."""
+    made = {}
+    for kind, file in (("content", "content_file"), ("style", "style_file"), ("lora", "lora_file")):
+        concept = library.create(project, kind, f"My {kind}", class_word="bear", trigger="snq")
+        goal = library.file_of(project, concept)
+        goal.parent.mkdir(parents=True)
+        shutil.copyfile(trained[file], goal)
+        made[kind] = concept
+    return made

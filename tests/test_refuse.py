@@ -18,6 +18,7 @@ from safetensors.torch import load_file
 from b4m.apps.cli import main
 from b4m.apps.doctor import DoctorConfig
 from b4m.apps.info import describe
+from b4m.apps.studio.settings import StudioConfig
 from b4m.apps.vote.settings import MakeConfig, ReportConfig, ServeConfig, SimulateConfig
 from b4m.backbones.registry import open_backbone
 from b4m.benchmarking.settings import BenchConfig
@@ -62,6 +63,7 @@ WORKING = {
     ServeConfig: {"study": "s"},
     ReportConfig: {"study": "s"},
     SimulateConfig: {"study": "s"},
+    StudioConfig: {},
     ExportConfig: {"output": "o.safetensors", "lora_file": "l"},
     SplitConfig: {"lora_file": "l"},
 }

@@ -9,7 +9,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from b4m.core import storage
+from b4m.core import atomic
 from b4m.core.errors import UserError
 from b4m.core.storage import check_floats, fingerprint, read_tensors, write_atomic, write_tensors
 
@@ -65,9 +65,9 @@ def test_a_disk_that_refuses_leaves_the_old_file_and_says_so(tmp_path, monkeypat
 
 def test_the_content_is_flushed_before_the_rename_and_the_folder_after(tmp_path, monkeypatch):
     calls = []
-    replace, sync = os.replace, storage.sync
+    replace, sync = os.replace, atomic.sync
     monkeypatch.setattr(os, "replace", lambda *names: (calls.append("rename"), replace(*names)))
-    monkeypatch.setattr(storage, "sync", lambda path: (calls.append(path.is_dir()), sync(path)))
+    monkeypatch.setattr(atomic, "sync", lambda path: (calls.append(path.is_dir()), sync(path)))
     write_atomic(tmp_path / "file", lambda partial: partial.write_text("new"))
     assert calls == [False, "rename", True]
 

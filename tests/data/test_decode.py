@@ -5,6 +5,7 @@ import struct
 import zlib
 
 import numpy as np
+import PIL
 import pytest
 from PIL import Image, PngImagePlugin
 from samples import (
@@ -58,6 +59,8 @@ TIFFS = [
 
 @pytest.mark.parametrize(("mode", "compression"), TIFFS)
 def test_tiffs_of_every_mode_and_compression(tmp_path, mode, compression):
+    if (mode, compression) == ("YCbCr", None) and PIL.__version__ < "13":
+        pytest.skip("before Pillow 13 these are refused in one line: it reads no subsampled ones")
     image = two_tone(16, 16)
     if mode == "LAB":
         image = Image.merge("LAB", [Image.new("L", (16, 16), level) for level in (200, 128, 128)])

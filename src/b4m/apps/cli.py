@@ -22,6 +22,7 @@ from ..evaluation.settings import EvaluateConfig, InspectConfig
 from ..files.settings import ExportConfig, SplitConfig
 from ..studies.settings import LibraryConfig, StudyConfig
 from .doctor import DoctorConfig, doctor
+from .studio.settings import StudioConfig
 from .vote.settings import MakeConfig, ReportConfig, ServeConfig, SimulateConfig
 
 
@@ -145,6 +146,11 @@ COMMANDS = {
         "Measure a step: seconds, arithmetic, memory, ours beside the published flow, a LoRA, other optimizers.",
         "b4m bench --device cpu --size small",
         BenchConfig,
+    ),
+    "studio": Command(
+        "Open the page: teach, mix with two dials, compare and export, without typing commands.",
+        "b4m studio --project my_project/",
+        StudioConfig,
     ),
     "doctor": Command(
         "Check this machine: versions, device, memory, disk, base model; says what would fail before it does.",
@@ -323,6 +329,10 @@ def _run(arguments: argparse.Namespace) -> None:
     config = resolve(settings, preset, file, **given)
     if dry:
         return _dry_run(config)
+    if settings is StudioConfig:  # without torch: its page is there before that could be imported
+        from .studio.serve import studio
+
+        return studio(config)
     if settings is DoctorConfig:  # nothing big is imported before it: a library may be what is broken
         return doctor(config, quiet)
     quiet()

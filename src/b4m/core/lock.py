@@ -10,8 +10,8 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
+from .atomic import reason, write_text
 from .errors import Busy, UserError
-from .storage import reason, write_text
 
 
 @contextmanager

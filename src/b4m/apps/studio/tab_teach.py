@@ -1,0 +1,238 @@
+"""Teach: images, a name, a class word, a trigger word, and a training that needs this page no more."""
+
+from pathlib import Path
+from typing import Any
+
+import gradio as gr
+
+from ...data.formats import FORMATS
+from . import advanced, html, references, teach
+from .events import Wiring, acted, piece
+from .studio import Studio
+from .teach import Form
+from .words import DEFAULTS
+
+KINDS = [("A content: a thing", "content"), ("A style: a look", "style")]
+LENGTHS = [("Quick try", "quick"), ("Usual", "usual"), ("Long", "long")]
+TICK = 1.5  # seconds between two looks at the trainings
+SEARCH_BOX = """<label class="search">Search <input type="search" id="search"
+  placeholder="--lr, rank, schedule ..."></label>"""
+RESTORED = '<i id="restored"></i>'  # what stood in the form stands there again
+# Hides what does not match, in the page itself.
+SEARCH = """element.addEventListener('input', event => {
+  const words = event.target.value.toLowerCase().split(/\\s+/);
+  document.querySelectorAll('.setting').forEach(one => {
+    const about = one.innerText.toLowerCase();
+    one.classList.toggle('hidden', !words.every(word => about.includes(word)));
+  });
+});"""
+
+
+def build(studio: Studio, blocks: gr.Blocks) -> None:
+    with gr.Tab("Teach", id="teach"):
+        with gr.Row():
+            with gr.Column(scale=5, min_width=320):
+                form = _Form(studio)
+            with gr.Column(scale=4, min_width=300):
+                gr.HTML('<h2 class="caption">Trainings</h2>', apply_default_css=False)
+                panel = piece(elem_id="trainings")
+        _wire_form(studio, blocks, form)
+        _wire_trainings(studio, blocks, panel, form)
+
+
+class _Form:
+    """The components of the form, top to bottom."""
+
+    def __init__(self, studio: Studio) -> None:
+        preset = studio.project.base.preset
+        self.kind = gr.Radio(KINDS, value="content", label="What is it?", elem_id="kind")
+        self.files = gr.File(
+            label="Images: 3 to 7 of a content, 1 to 3 of a style",
+            file_count="multiple",
+            file_types=[*(suffix for _, suffixes in FORMATS.values() for suffix in suffixes), ".txt"],
+            height=140,
+            elem_id="upload",
+        )
+        self.desk = piece(elem_id="desk")
+        self.name = gr.Textbox(label="Name", placeholder="My bear", max_length=60, elem_id="name")
+        with gr.Row():
+            self.class_word = gr.Textbox(
+                label="Class word",
+                placeholder="teddybear",
+                info="what it is, in plain words",
+                elem_id="class-word",
+            )
+            self.trigger = gr.Textbox(
+                label="Trigger word", value="snq", info="a made-up word that will call it", elem_id="trigger"
+            )
+        self.advice = gr.HTML(apply_default_css=False, elem_id="advice")
+        self.length = gr.Radio(LENGTHS, value="usual", label="Training", elem_id="length")
+        with gr.Accordion("Advanced: every other setting, by its flag", open=False, elem_id="advanced"):
+            self.partners = gr.Dropdown(
+                teach.partner_choices(studio.project, "content"),
+                value=[teach.SHIPPED],
+                multiselect=True,
+                label="--partner-dirs",
+                info="taught beside these, so that content and style do not grow together",
+            )
+            gr.HTML(SEARCH_BOX, js_on_load=SEARCH, apply_default_css=False)
+            self.rows = advanced.rows(teach.CONFIGS["content"], preset)
+            self.settings = [_setting(row) for row in self.rows]
+        with gr.Accordion("The command that does the same", open=False, elem_id="command-box"):
+            self.command = gr.Textbox(
+                show_label=False,
+                label="command",
+                lines=9,
+                buttons=["copy"],
+                interactive=False,
+                elem_id="command",
+            )
+        with gr.Row():
+            self.doctor = gr.Button("Check this machine", elem_id="doctor")
+            self.start = gr.Button("Start training", variant="primary", elem_id="start")
+        self.status = gr.HTML(apply_default_css=False, elem_id="teach-status")
+
+    @property
+    def typed(self) -> list[Any]:
+        return [
+            self.kind, self.name, self.class_word, self.trigger, self.length, self.partners, *self.settings
+        ]  # fmt: skip
+
+    def read(self, *values: Any) -> Form:
+        """From the values of `typed`."""
+        kind, name, class_word, trigger, length, partners, *settings = values
+        changed = {row.name: str(value) for row, value in zip(self.rows, settings, strict=True)}
+        own = {row.name: changed[row.name] for row in self.rows if changed[row.name] != row.default}
+        texts = [str(text or "") for text in (name, class_word, trigger)]
+        return Form(kind, texts[0], texts[1], texts[2], length, tuple(partners or ()), own)
+
+    def show(self, form: Form) -> list[Any]:
+        """Values of `typed`."""
+        values = [form.typed.get(row.name, row.default) for row in self.rows]
+        return [
+            form.kind,
+            form.name,
+            form.class_word,
+            form.trigger,
+            form.length,
+            list(form.partners),
+            *values,
+        ]
+
+
+def _setting(row: advanced.Row) -> gr.Textbox | gr.Dropdown:
+    options: dict[str, Any] = {
+        "label": row.flag,
+        "info": row.doc,
+        "value": row.default,
+        "elem_classes": "setting",
+    }
+    if row.choices:
+        return gr.Dropdown(list(row.choices), **options)
+    return gr.Textbox(lines=1, **options)
+
+
+def _wire_form(studio: Studio, blocks: gr.Blocks, form: _Form) -> None:
+    project, wiring = studio.project, Wiring(studio, form.status)
+
+    def shown_desk(kind: str, refused: list[references.Reference] | None = None) -> str:
+        kept = references.listing(teach.desk(project, kind))
+        return html.desk(kind, kept, refused or (), teach.cut(project, kind))
+
+    def upload(kind: str, files: list[str] | None) -> tuple:
+        some = [(Path(file), Path(file).name) for file in files or []]
+        found = references.add(teach.desk(project, kind), some, studio.size, teach.cut(project, kind)[0])
+        refused = [one for one in found if one.problem]
+        told = html.note(f"{len(refused)} of {len(found)} images were not taken: see beside them", "bad")
+        return None, shown_desk(kind, refused), told if refused else ""
+
+    def drop(kind: str, event: gr.EventData) -> tuple:
+        act, file = acted(event)
+        if act == "drop":
+            references.remove(teach.desk(project, kind), file)
+        return shown_desk(kind), ""
+
+    def change(*values: Any) -> tuple:
+        read = form.read(*values)
+        before = teach.cut(project, read.kind)
+        project.save_draft(f"teach-{read.kind}", read.saved())
+        project.save_draft("teach", {"kind": read.kind})
+        desk = gr.skip() if teach.cut(project, read.kind) == before else shown_desk(read.kind)
+        return teach.shown_command(project, read), desk, ""
+
+    def advise(trigger: str, class_word: str) -> tuple:
+        return (html.advice(studio.advice(trigger, class_word)) if trigger or class_word else ""), ""
+
+    def show(kind: str) -> tuple:
+        saved = project.drafts().get(f"teach-{kind}") or {"trigger": DEFAULTS[kind]}
+        read = Form.of({**saved, "kind": kind})
+        choices = teach.partner_choices(project, kind)
+        known = {value for _, value in choices}
+        partners = [value for value in read.partners if value in known] or [teach.SHIPPED]
+        values = form.show(read)
+        values[form.typed.index(form.partners)] = gr.update(choices=choices, value=partners)
+        return (*values, shown_desk(kind), teach.shown_command(project, read), "")
+
+    def reopened() -> tuple:
+        kind = (project.drafts().get("teach") or {}).get("kind")
+        *values, _ = show(kind if kind in teach.CONFIGS else "content")
+        return (*values, RESTORED)
+
+    def examine():
+        yield "", html.note("Looking at this machine ...", "busy")
+        yield "", html.findings(studio.doctor.findings())
+
+    def start(*values: Any):
+        read = form.read(*values)
+        yield *_same(2), html.note("Looking at this machine, images and settings ...", "busy")
+        if bad := studio.doctor.failures(studio.doctor.findings()):
+            yield *_same(2), html.findings(bad)
+            return
+        concept = teach.begin(project, read)
+        studio.runner.turn()
+        project.save_draft(f"teach-{read.kind}", {"trigger": read.trigger})
+        told = f"{concept.name} is in the queue. It trains on its own: this page may be closed."
+        yield shown_desk(read.kind), "", html.note(told, "good")
+
+    everything = [*form.typed, form.desk, form.command]
+    wiring.on(form.files.upload, upload, [form.kind, form.files], [form.files, form.desk])
+    wiring.on(form.desk.click, drop, [form.kind], [form.desk])
+    wiring.on(form.kind.input, show, [form.kind], everything)
+    wiring.on(blocks.load, reopened, [], everything)
+    # Not .input: what is pasted is no input to Gradio.
+    changes = [one.change for one in form.typed if one is not form.kind]
+    wiring.on(changes, change, form.typed, [form.command, form.desk], trigger_mode="always_last")
+    words = [form.trigger.change, form.class_word.change]
+    wiring.on(words, advise, [form.trigger, form.class_word], [form.advice], trigger_mode="always_last")
+    wiring.on(form.doctor.click, examine, [], [form.advice])
+    wiring.on(form.start.click, start, form.typed, [form.desk, form.name])
+
+
+def _same(count: int) -> list:
+    return [gr.skip()] * count
+
+
+def _wire_trainings(studio: Studio, blocks: gr.Blocks, panel: gr.HTML, form: _Form) -> None:
+    wiring, last, clock = Wiring(studio, form.status), gr.State(""), gr.Timer(TICK)
+
+    def look(before: str) -> tuple:
+        now = html.trainings(studio.project, studio.trainings())
+        return (gr.skip(), gr.skip()) if now == before else (now, now)
+
+    def act(event: gr.EventData) -> tuple:
+        what, ident = acted(event)
+        if what == "stop":
+            studio.runner.stop(ident)
+        elif what == "continue":
+            studio.runner.go_on(ident)
+            studio.runner.turn()
+        now = html.trainings(studio.project, studio.trainings())
+        told = {
+            "stop": "It finishes its step, saves it, and stops.",
+            "continue": "It goes on where it stopped.",
+        }
+        return now, now, html.note(told.get(what, ""), "good")
+
+    quiet = {"show_progress": "hidden", "api_visibility": "private", "concurrency_limit": None}
+    gr.on([clock.tick, blocks.load], look, [last], [panel, last], **quiet)
+    wiring.on(panel.click, act, [], [panel, last])
