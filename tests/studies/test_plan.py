@@ -21,6 +21,8 @@ STUDIES = Path(__file__).parents[2] / "examples" / "configs" / "studies"
 SUBJECTS = STUDIES.parent / "subjects"
 TRAINED = [name for name in METHODS.names() if name != "lora"]  # which reads files of others, and has no row
 
+MERGED = ("direct-sum")
+
 
 @pytest.fixture
 def study_file(tmp_path, tiny_base, folders):
@@ -98,10 +100,13 @@ def test_every_method_puts_on_what_it_says(study_file):
         "b4m": {"lora_file"},
         "joint": {"lora_file"},
         "joint-then-second": {"lora_file"},
+        **dict.fromkeys(MERGED, {"lora_file"}),
     }
     prompts = {drawing.row: drawing.asked[0][1] for drawing in found.drawings}
     assert prompts.pop("words") == "a content in style style"
     assert {*prompts.values()} == {"a snq content in w@z style style"}
+    sums = [t for t in found.trainings.values() if t.config.stage == "direct-sum"]
+    assert len(sums) == 1 and all(len(t.needs) == 2 for t in sums)
     joint, everything = (t.config for t in found.trainings.values() if t.config.stage == "joint")
     assert joint.content_class == "content" and everything.content_dir == tuple(found.study.contents)
 

@@ -124,6 +124,9 @@ class DenoisingLearner:
         """cross_attention_kwargs of a training step."""
         return None
 
+    def measured(self, step: int) -> dict[str, float]:
+        return {}
+
     def learns_from(self, sample: int) -> set[str]:
         return {name.split("/")[0] for name in self.named}
 
