@@ -50,7 +50,9 @@ class Trainings:
     def config(self, job: type[JobConfig]) -> Any:
         """With the settings that the job's method gives it for a pair."""
         if job not in self.given and any(name.endswith("_file") for name in job.__dataclass_fields__):
-            method_of(job).files(self)
+            for name in (method_of(job).name, *METHODS.names()):
+                if job not in self.given and name != "lora":
+                    method(name).files(self)
         partners = self.known["styles" if "content_dir" in job.__dataclass_fields__ else "contents"]
         known = {**self.known, "partner_dirs": partners, **self.given.get(job, {})}
         return config_of(job, self.root / job.stage, known)

@@ -38,6 +38,7 @@ class Learner(Protocol):
     """What one training changes, on a backbone that stays as it is."""
 
     backbone: Backbone
+    reads_prompts: bool  # in every step, since the conditioning learns too: the text encoders stay
 
     @property
     def named(self) -> Mapping[str, nn.Parameter]:
