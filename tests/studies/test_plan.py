@@ -11,17 +11,21 @@ from conftest import picture, refused
 
 from b4m.config.presets import PRESETS, SDXL
 from b4m.config.sampling import GenerateConfig
-from b4m.config.training import ContentConfig, SecondConfig, TrainConfig
+from b4m.config.training import ContentConfig, JobConfig, SecondConfig
 from b4m.core.errors import UserError
 from b4m.methods.registry import METHODS
 from b4m.studies.file import read_study
-from b4m.studies.plan import Drawing, Plan, _key
+from b4m.studies.plan import SECTIONS, Drawing, Plan, _key
 
 STUDIES = Path(__file__).parents[2] / "examples" / "configs" / "studies"
 SUBJECTS = STUDIES.parent / "subjects"
 TRAINED = [name for name in METHODS.names() if name != "lora"]  # which reads files of others, and has no row
 
-MERGED = ("direct-sum")
+MERGED = (
+    "direct-sum",
+    "ziplora",
+)
+TOKENS = ()
 
 
 @pytest.fixture
@@ -101,6 +105,7 @@ def test_every_method_puts_on_what_it_says(study_file):
         "joint": {"lora_file"},
         "joint-then-second": {"lora_file"},
         **dict.fromkeys(MERGED, {"lora_file"}),
+        **dict.fromkeys(TOKENS, {"content_file", "style_file"}),
     }
     prompts = {drawing.row: drawing.asked[0][1] for drawing in found.drawings}
     assert prompts.pop("words") == "a content in style style"
@@ -186,9 +191,12 @@ def test_folders_of_work_that_is_done_keep_their_names():
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
-        ({"settings": {"reso": 16}}, "settings, train and second: unknown setting 'reso'; known: "),
-        ({"train": {"guidance": 2.0}}, "settings, train and second: unknown setting 'guidance'; known: "),
-        ({"second": {"step": 1}}, "settings, train and second: unknown setting 'step'; known: "),
+        ({"settings": {"reso": 16}}, "settings, train, second and merge: unknown setting 'reso'; known: "),
+        (
+            {"train": {"guidance": 2.0}},
+            "settings, train, second and merge: unknown setting 'guidance'; known: ",
+        ),
+        ({"second": {"step": 1}}, "settings, train, second and merge: unknown setting 'step'; known: "),
         (
             {"rows": {"a": {"train": {"rnak": 4}}}},
             "row 'a': train: no such training of method b4m reads 'rnak'",
@@ -205,7 +213,10 @@ def test_folders_of_work_that_is_done_keep_their_names():
         ({"rows": {"a": {"method": "joint", "train": {"partner_lr": 1}}}}, "method joint reads 'partner_lr'"),
         ({"rows": {"a": {"method": "words", "train": {"rank": 4}}}}, "words reads 'rank'; read: nothing"),
         ({"rows": {"a": {"generate": {"rank": 4}}}}, "unknown setting 'rank'"),
-        ({"rows": {"a": {"method": "lora"}}}, "method lora: trains nothing, so a study has no row for it"),
+        (
+            {"rows": {"a": {"method": "lora"}}},
+            "method lora: a LoRA shows one concept, so a study has no row for it",
+        ),
     ],
 )
 def test_a_setting_that_nothing_reads_is_refused(changes, words, study_file):
@@ -284,7 +295,7 @@ def test_a_wrong_study_is_one_line(changes, words, study_file):
     assert words in str(error.value) and "\n" not in str(error.value)
 
 
-def reached(found: Plan, drawing: Drawing) -> list[TrainConfig]:
+def reached(found: Plan, drawing: Drawing) -> list[JobConfig]:
     """Settings of every training that stands behind a drawing."""
     by_folder = {training.folder: training for training in found.trainings.values()}
     behind, todo = {}, [Path(file) for file in drawing.files.values()]
@@ -304,11 +315,11 @@ def check_planned(found: Plan, rows: dict) -> None:
     for drawing in found.drawings:
         row, configs = rows[drawing.row] or {}, reached(found, drawing)
         used |= {config.output_dir for config in configs}
-        assert {config.seed for config in configs} <= {drawing.training_seed}
+        assert {config.seed for config in configs if hasattr(config, "seed")} <= {drawing.training_seed}
         assert len(drawing.asked) == len(study.prompts) * len(study.seeds)
-        for section, stages in (("train", {"content", "style", "joint"}), ("second", {"second"})):
+        for section in SECTIONS:
             for name, value in row.get(section, {}).items():
-                told = [getattr(c, name) for c in configs if c.stage in stages and hasattr(c, name)]
+                told = [getattr(c, name) for c in configs if c.section == section and hasattr(c, name)]
                 assert told and {*told} == {value}, (drawing.row, name)
         for name, value in row.get("generate", {}).items():
             assert getattr(drawing.config, name) == value

@@ -17,6 +17,7 @@ METHODS = Registry(
         "joint-then-second": "b4m.methods.joint:JointThenSecond",
         "lora": "b4m.methods.lora:Lora",
         "direct-sum": "b4m.methods.direct_sum:DirectSum",
+        "ziplora": "b4m.methods.ziplora:ZipLora",
         "words": "b4m.methods.words:Words",
     },
 )
