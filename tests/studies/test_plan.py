@@ -24,6 +24,7 @@ TRAINED = [name for name in METHODS.names() if name != "lora"]  # which reads fi
 MERGED = (
     "direct-sum",
     "ziplora",
+    "k-lora",
 )
 TOKENS = ()
 

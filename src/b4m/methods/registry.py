@@ -18,6 +18,7 @@ METHODS = Registry(
         "lora": "b4m.methods.lora:Lora",
         "direct-sum": "b4m.methods.direct_sum:DirectSum",
         "ziplora": "b4m.methods.ziplora:ZipLora",
+        "k-lora": "b4m.methods.k_lora:KLora",
         "words": "b4m.methods.words:Words",
     },
 )
