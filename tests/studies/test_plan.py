@@ -25,6 +25,7 @@ MERGED = (
     "direct-sum",
     "ziplora",
     "k-lora",
+    "b-lora",
 )
 TOKENS = ()
 
@@ -112,7 +113,7 @@ def test_every_method_puts_on_what_it_says(study_file):
     assert prompts.pop("words") == "a content in style style"
     assert {*prompts.values()} == {"a snq content in w@z style style"}
     sums = [t for t in found.trainings.values() if t.config.stage == "direct-sum"]
-    assert len(sums) == 1 and all(len(t.needs) == 2 for t in sums)
+    assert len(sums) == 2 and all(len(t.needs) == 2 for t in sums)
     joint, everything = (t.config for t in found.trainings.values() if t.config.stage == "joint")
     assert joint.content_class == "content" and everything.content_dir == tuple(found.study.contents)
 

@@ -19,6 +19,7 @@ METHODS = Registry(
         "direct-sum": "b4m.methods.direct_sum:DirectSum",
         "ziplora": "b4m.methods.ziplora:ZipLora",
         "k-lora": "b4m.methods.k_lora:KLora",
+        "b-lora": "b4m.methods.b_lora:BLoraMethod",
         "words": "b4m.methods.words:Words",
     },
 )
