@@ -20,6 +20,7 @@ METHODS = Registry(
         "ziplora": "b4m.methods.ziplora:ZipLora",
         "k-lora": "b4m.methods.k_lora:KLora",
         "b-lora": "b4m.methods.b_lora:BLoraMethod",
+        "orthogonal-adaptation": "b4m.methods.orthogonal_adaptation:OrthogonalAdaptation",
         "words": "b4m.methods.words:Words",
     },
 )
