@@ -27,6 +27,7 @@ MERGED = (
     "k-lora",
     "b-lora",
     "orthogonal-adaptation",
+    "cc+cs",
 )
 TOKENS = ()
 

@@ -21,6 +21,7 @@ METHODS = Registry(
         "k-lora": "b4m.methods.k_lora:KLora",
         "b-lora": "b4m.methods.b_lora:BLoraMethod",
         "orthogonal-adaptation": "b4m.methods.orthogonal_adaptation:OrthogonalAdaptation",
+        "cc+cs": "b4m.methods.cc_cs:StyleAfterContent",
         "words": "b4m.methods.words:Words",
     },
 )
