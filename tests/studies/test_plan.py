@@ -29,7 +29,7 @@ MERGED = (
     "orthogonal-adaptation",
     "cc+cs",
 )
-TOKENS = ()
+TOKENS = ("textual-inversion",)
 
 
 @pytest.fixture

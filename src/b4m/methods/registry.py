@@ -22,6 +22,7 @@ METHODS = Registry(
         "b-lora": "b4m.methods.b_lora:BLoraMethod",
         "orthogonal-adaptation": "b4m.methods.orthogonal_adaptation:OrthogonalAdaptation",
         "cc+cs": "b4m.methods.cc_cs:StyleAfterContent",
+        "textual-inversion": "b4m.methods.textual_inversion:TextualInversion",
         "words": "b4m.methods.words:Words",
     },
 )
