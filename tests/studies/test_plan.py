@@ -29,7 +29,7 @@ MERGED = (
     "orthogonal-adaptation",
     "cc+cs",
 )
-TOKENS = ("textual-inversion",)
+TOKENS = ("textual-inversion", "prospect")
 
 
 @pytest.fixture

@@ -23,6 +23,7 @@ METHODS = Registry(
         "orthogonal-adaptation": "b4m.methods.orthogonal_adaptation:OrthogonalAdaptation",
         "cc+cs": "b4m.methods.cc_cs:StyleAfterContent",
         "textual-inversion": "b4m.methods.textual_inversion:TextualInversion",
+        "prospect": "b4m.methods.prospect:ProspectMethod",
         "words": "b4m.methods.words:Words",
     },
 )
