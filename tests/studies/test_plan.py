@@ -28,6 +28,8 @@ MERGED = (
     "b-lora",
     "orthogonal-adaptation",
     "cc+cs",
+    "custom-diffusion",
+    "custom-diffusion-merge",
 )
 TOKENS = ("textual-inversion", "prospect")
 

@@ -24,6 +24,8 @@ METHODS = Registry(
         "cc+cs": "b4m.methods.cc_cs:StyleAfterContent",
         "textual-inversion": "b4m.methods.textual_inversion:TextualInversion",
         "prospect": "b4m.methods.prospect:ProspectMethod",
+        "custom-diffusion": "b4m.methods.custom_diffusion:CustomDiffusion",
+        "custom-diffusion-merge": "b4m.methods.custom_diffusion:CustomDiffusionMerge",
         "words": "b4m.methods.words:Words",
     },
 )
