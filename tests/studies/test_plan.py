@@ -30,6 +30,7 @@ MERGED = (
     "cc+cs",
     "custom-diffusion",
     "custom-diffusion-merge",
+    "style-aligned",
 )
 TOKENS = ("textual-inversion", "prospect")
 

@@ -26,6 +26,7 @@ METHODS = Registry(
         "prospect": "b4m.methods.prospect:ProspectMethod",
         "custom-diffusion": "b4m.methods.custom_diffusion:CustomDiffusion",
         "custom-diffusion-merge": "b4m.methods.custom_diffusion:CustomDiffusionMerge",
+        "style-aligned": "b4m.methods.style_aligned:StyleAligned",
         "words": "b4m.methods.words:Words",
     },
 )
