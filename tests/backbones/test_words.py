@@ -47,6 +47,16 @@ def test_gradients_reach_its_rows_in_every_table_and_nothing_else(backbone):
         assert [id(p) in learns for p in encoder.parameters() if p.grad is not None] == [True]
 
 
+def test_a_model_in_half_precision_stays_one():
+    """Pipelines ask a text encoder for its dtype, and draw in it."""
+    backbone = SDXL(tiny_pipeline().to(torch.bfloat16), "tiny")
+    words = taught(backbone, "snq")
+    assert all(rows.dtype == torch.float32 for rows in words.rows.values())
+    for encoder in (backbone.pipe.text_encoder, backbone.pipe.text_encoder_2):
+        assert encoder.dtype == torch.bfloat16
+    assert backbone.encode_prompts([PROMPT])["hidden"].dtype == torch.bfloat16
+
+
 def test_switched_off_and_removed_the_base_model_is_itself(backbone):
     bare, tokenizer = backbone.encode_prompts([PROMPT]), backbone.pipe.tokenizer
     words = taught(backbone, "snq")

@@ -22,7 +22,10 @@ class WordTable(nn.Module):
 
     def __init__(self, table: nn.Embedding, rows: nn.Parameter, first: int) -> None:
         super().__init__()
-        self.table, self.rows, self.first = table, rows, first
+        self.table, self.first = table, first
+        self.new = nn.ParameterList(
+            [rows]
+        )  # behind the table: a model calls the dtype of its first parameter its own
 
     @property
     def weight(self) -> Tensor:
@@ -33,7 +36,7 @@ class WordTable(nn.Module):
         """(..., ) token numbers -> (..., width), in the table's dtype."""
         new = tokens >= self.first
         old = self.table(tokens.masked_fill(new, 0))
-        rows = self.rows[(tokens - self.first).clamp(min=0)].to(old.dtype)
+        rows = self.new[0][(tokens - self.first).clamp(min=0)].to(old.dtype)
         return torch.where(new[..., None], rows, old)
 
 
