@@ -31,6 +31,7 @@ MERGED = (
     "custom-diffusion",
     "custom-diffusion-merge",
     "style-aligned",
+    "cc+es",
 )
 TOKENS = ("textual-inversion", "prospect")
 

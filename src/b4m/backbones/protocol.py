@@ -32,6 +32,14 @@ class Told(Attached, Protocol):
         """What to read to the text encoders in place of `prompt`, under the dials as they are."""
 
 
+@runtime_checkable
+class Draws(Attached, Protocol):
+    """One that draws in its own way, from a start of its own."""
+
+    def draw(self, prompts: Sequence[str], steps: int, guidance: float, width: int, height: int) -> Tensor:
+        """Latents (prompts, c, h, w), whatever the seeds. Raises UserError for what it cannot follow."""
+
+
 class Backbone(Protocol):
     """A loaded base model: frozen, its autoencoder in float32.
 

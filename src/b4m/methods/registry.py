@@ -27,6 +27,7 @@ METHODS = Registry(
         "custom-diffusion": "b4m.methods.custom_diffusion:CustomDiffusion",
         "custom-diffusion-merge": "b4m.methods.custom_diffusion:CustomDiffusionMerge",
         "style-aligned": "b4m.methods.style_aligned:StyleAligned",
+        "cc+es": "b4m.methods.cc_es:EditedContent",
         "words": "b4m.methods.words:Words",
     },
 )

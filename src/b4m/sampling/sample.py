@@ -8,7 +8,7 @@ from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 from torch import Tensor
 
-from ..backbones.protocol import Backbone
+from ..backbones.protocol import Backbone, Draws
 from ..backbones.registry import open_backbone
 from ..config.fields import deciding, sides
 from ..config.sampling import DrawnWith
@@ -58,6 +58,10 @@ def sample(
                 encoded = backbone.encode_guided(prompts[some], negative_prompt)
             else:
                 encoded = {name: tensor[some] for name, tensor in embeddings.items()}
+            if isinstance(backbone.attached, Draws):
+                latents = backbone.attached.draw(prompts[some], steps, guidance, width, height)
+                images += backbone.decode_latents(latents)
+                continue
             with told(backbone, prompts[some]):
                 latents = pipe(
                     **encoded,
