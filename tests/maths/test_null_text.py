@@ -3,7 +3,7 @@
 import torch
 
 from b4m.maths.inversion import grid, invert, move
-from b4m.maths.null_text import guided, retrace
+from b4m.maths.null_text import _fit, guided, retrace
 
 ALPHAS = torch.cumprod(1 - torch.linspace(1e-4, 0.02, 1000, dtype=torch.float64), 0).float()
 IMAGE = torch.randn(1, 4, 4, 4, generator=torch.Generator().manual_seed(0))
@@ -41,6 +41,12 @@ def test_each_step_gets_no_worse_and_the_image_comes_back_under_guidance():
         float((traced(scale, each) - IMAGE).square().mean()) for each in (nulls, NOTHING.repeat(steps, 1, 1))
     ]
     assert errors[0] < errors[1] / 10
+
+
+def test_the_best_embedding_is_kept_where_the_rate_is_too_high():
+    wanted = torch.full((1, 3, 4), 0.3)
+    best, (before, after) = _fit(lambda e: e, NOTHING, wanted, 100.0, 0.0)
+    assert torch.equal(best, NOTHING) and after == before
 
 
 def test_without_guidance_nothing_is_idle():
