@@ -23,9 +23,8 @@ class WordTable(nn.Module):
     def __init__(self, table: nn.Embedding, rows: nn.Parameter, first: int) -> None:
         super().__init__()
         self.table, self.first = table, first
-        self.new = nn.ParameterList(
-            [rows]
-        )  # behind the table: a model calls the dtype of its first parameter its own
+        # Behind the table, since a model calls the dtype of its first parameter its own.
+        self.new = nn.ParameterList([rows])
 
     @property
     def weight(self) -> Tensor:
