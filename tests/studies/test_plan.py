@@ -15,7 +15,7 @@ from b4m.config.training import ContentConfig, JobConfig, SecondConfig
 from b4m.core.errors import UserError
 from b4m.methods.registry import METHODS
 from b4m.studies.file import read_study
-from b4m.studies.plan import SECTIONS, Drawing, Plan, _key
+from b4m.studies.plan import SECTIONS, Drawing, Plan, Training, _key
 
 STUDIES = Path(__file__).parents[2] / "examples" / "configs" / "studies"
 SUBJECTS = STUDIES.parent / "subjects"
@@ -303,9 +303,12 @@ def test_a_wrong_study_is_one_line(changes, words, study_file):
     assert words in str(error.value) and "\n" not in str(error.value)
 
 
-def reached(found: Plan, drawing: Drawing) -> list[JobConfig]:
+def folders_of(found: Plan) -> dict[Path, Training]:
+    return {training.folder: training for training in found.trainings.values()}
+
+
+def reached(by_folder: dict[Path, Training], drawing: Drawing) -> list[JobConfig]:
     """Settings of every training that stands behind a drawing."""
-    by_folder = {training.folder: training for training in found.trainings.values()}
     behind, todo = {}, [Path(file) for file in drawing.files.values()]
     while todo:
         training = by_folder[todo.pop().parent]
@@ -316,12 +319,12 @@ def reached(found: Plan, drawing: Drawing) -> list[JobConfig]:
 
 def check_planned(found: Plan, rows: dict) -> None:
     """Every row is drawn for every pair and training seed, from trainings that do what the row says, and no others."""
-    study, used = found.study, set()
+    study, used, by_folder = found.study, set(), folders_of(found)
     wanted = product(rows, study.contents, study.styles, study.training_seeds)
     asked = sorted((d.row, d.content, d.style, d.training_seed) for d in found.drawings)
     assert asked == sorted(wanted)
     for drawing in found.drawings:
-        row, configs = rows[drawing.row] or {}, reached(found, drawing)
+        row, configs = rows[drawing.row] or {}, reached(by_folder, drawing)
         used |= {config.output_dir for config in configs}
         assert {config.seed for config in configs if hasattr(config, "seed")} <= {drawing.training_seed}
         assert len(drawing.asked) == len(study.prompts) * len(study.seeds)
@@ -353,7 +356,10 @@ def test_the_shipped_studies_can_be_planned_on_the_papers_subjects(path, tmp_pat
     monkeypatch.chdir(tmp_path)
     found = plan(path, subjects=str(SUBJECTS / "sdxl.yaml"))
     check_planned(found, given["rows"])
-    assert all(config.base_model == SDXL for drawing in found.drawings for config in reached(found, drawing))
+    by_folder = folders_of(found)
+    assert all(
+        config.base_model == SDXL for drawing in found.drawings for config in reached(by_folder, drawing)
+    )
 
 
 def test_the_papers_own_protocol_is_the_same_study_on_other_subjects(tmp_path, monkeypatch):
