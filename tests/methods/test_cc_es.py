@@ -1,5 +1,7 @@
 """CC+ES: the same words draw the source, other words the source edited, and the model stays as it is."""
 
+from itertools import combinations
+
 import numpy as np
 import pytest
 import torch
@@ -16,7 +18,7 @@ from b4m.sampling.sample import sample
 from b4m.training.loop import train
 
 PROMPT = "a photo of snq bear in w@z chalk style"
-DRAW = dict(steps=4, guidance=3.0, size=SIZE)
+DRAW = dict(steps=2, guidance=3.0, size=SIZE)
 
 
 @pytest.fixture(scope="module")
@@ -29,7 +31,7 @@ def config(tiny_base, folders, content_file, tmp_path_factory):
     def make(**changes):
         folder = tmp_path_factory.mktemp("edit")
         given = {"content_file": content_file, "content_dir": folders["content"], "content_class": "bear"}
-        return job(EditConfig, tiny_base, folder, **given, inversion_steps=4, edit_guidance=3.0, **changes)
+        return job(EditConfig, tiny_base, folder, **given, inversion_steps=2, edit_guidance=3.0, **changes)
 
     return make
 
@@ -52,7 +54,7 @@ def draw(backbone, prompts=(PROMPT,), seeds=(1,), **dials) -> list[np.ndarray]:
 
 def test_the_file_holds_noise_and_an_embedding_for_each_step(file):
     tensors, metadata = read_tensors(file)
-    assert tensors["noise"].shape == (1, 4, 8, 8) and tensors["nulls"].shape[:1] == (4,)
+    assert tensors["noise"].shape == (1, 4, 8, 8) and tensors["nulls"].shape[:1] == (2,)
     assert (tensors["losses"][:, 1] <= tensors["losses"][:, 0]).all()
     assert metadata["b4m.source_prompt"] == "a photo of snq bear"
 
@@ -67,17 +69,17 @@ def test_the_same_words_are_the_source_and_seeds_change_nothing(backbone):
     ).all()  # w@z is not for the model
 
 
-def test_attention_of_the_source_keeps_the_edit_close(backbone):
-    attached, found = backbone.attached, {}
-    attached.edits = False
-    source = attached._edit(PROMPT)
-    attached.edits = True
+def test_each_share_of_the_sources_attention_acts_on_the_target_alone(backbone):
+    attached, found = backbone.attached, []
     for shares in ((0.0, 0.0), (1.0, 0.0), (0.0, 1.0), (1.0, 1.0)):
         attached.cross_share, attached.self_share = shares
-        found[shares] = attached._edit(PROMPT)
-    assert len({tensor.numpy().tobytes() for tensor in found.values()}) == 4
-    apart = {shares: float((tensor - source).norm()) for shares, tensor in found.items()}
-    assert apart[1.0, 1.0] < apart[0.0, 0.0]
+        found.append(attached._edit(PROMPT))
+    assert not any(torch.equal(one, other) for one, other in combinations(found, 2))
+    attached.edits, sources = False, []
+    for share in (0.0, 1.0):  # of a target that is the source, attention is the source's anyway
+        attached.cross_share = attached.self_share = share
+        sources.append(attached._edit(PROMPT))
+    assert torch.allclose(*sources, rtol=1e-3, atol=1e-3)
 
 
 def test_between_edits_it_is_the_lora_and_off_the_base(backbone, content_file, tiny_base, folders):
@@ -94,7 +96,7 @@ def test_between_edits_it_is_the_lora_and_off_the_base(backbone, content_file, t
 def test_what_does_not_go_is_refused(backbone, config, trained, tiny_base, file, tmp_path):
     for change in ({"steps": 5}, {"guidance": 2.0}, {"size": 2 * SIZE}):
         refused(
-            lambda change=change: sample(backbone, [PROMPT], [1], **{**DRAW, **change}), file, "--steps 4"
+            lambda change=change: sample(backbone, [PROMPT], [1], **{**DRAW, **change}), file, "--steps 2"
         )
     refused(lambda: draw(backbone, style_strength=0.5), "style strength 0.5")
     odd = str(tmp_path / "odd.safetensors")
