@@ -43,7 +43,7 @@ def test_it_keeps_the_contract(contract, watched, tmp_path):
     contract.moves_what_it_names(watched)
     contract.resumes(watched, tmp_path / "again")
     contract.saves_what_it_learned(watched)
-    contract.refuses_wrong_files(watched, tmp_path)
+    contract.refuses_wrong_files(watched.result, tmp_path)
 
 
 def test_without_its_package_its_file_is_known_but_not_used(watched, tiny_base, monkeypatch, outside):

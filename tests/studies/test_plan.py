@@ -11,15 +11,29 @@ from conftest import picture, refused
 
 from b4m.config.presets import PRESETS, SDXL
 from b4m.config.sampling import GenerateConfig
-from b4m.config.training import ContentConfig, SecondConfig, TrainConfig
+from b4m.config.training import ContentConfig, JobConfig, SecondConfig
 from b4m.core.errors import UserError
 from b4m.methods.registry import METHODS
 from b4m.studies.file import read_study
-from b4m.studies.plan import Drawing, Plan, _key
+from b4m.studies.plan import SECTIONS, Drawing, Plan, Training, _key
 
 STUDIES = Path(__file__).parents[2] / "examples" / "configs" / "studies"
 SUBJECTS = STUDIES.parent / "subjects"
 TRAINED = [name for name in METHODS.names() if name != "lora"]  # which reads files of others, and has no row
+
+MERGED = (
+    "direct-sum",
+    "ziplora",
+    "k-lora",
+    "b-lora",
+    "orthogonal-adaptation",
+    "cc+cs",
+    "custom-diffusion",
+    "custom-diffusion-merge",
+    "style-aligned",
+    "cc+es",
+)
+TOKENS = ("textual-inversion", "prospect")
 
 
 @pytest.fixture
@@ -98,10 +112,14 @@ def test_every_method_puts_on_what_it_says(study_file):
         "b4m": {"lora_file"},
         "joint": {"lora_file"},
         "joint-then-second": {"lora_file"},
+        **dict.fromkeys(MERGED, {"lora_file"}),
+        **dict.fromkeys(TOKENS, {"content_file", "style_file"}),
     }
     prompts = {drawing.row: drawing.asked[0][1] for drawing in found.drawings}
     assert prompts.pop("words") == "a content in style style"
     assert {*prompts.values()} == {"a snq content in w@z style style"}
+    sums = [t for t in found.trainings.values() if t.config.stage == "direct-sum"]
+    assert len(sums) == 3 and all(len(t.needs) == 2 for t in sums)
     joint, everything = (t.config for t in found.trainings.values() if t.config.stage == "joint")
     assert joint.content_class == "content" and everything.content_dir == tuple(found.study.contents)
 
@@ -181,9 +199,12 @@ def test_folders_of_work_that_is_done_keep_their_names():
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
-        ({"settings": {"reso": 16}}, "settings, train and second: unknown setting 'reso'; known: "),
-        ({"train": {"guidance": 2.0}}, "settings, train and second: unknown setting 'guidance'; known: "),
-        ({"second": {"step": 1}}, "settings, train and second: unknown setting 'step'; known: "),
+        ({"settings": {"reso": 16}}, "settings, train, second and merge: unknown setting 'reso'; known: "),
+        (
+            {"train": {"guidance": 2.0}},
+            "settings, train, second and merge: unknown setting 'guidance'; known: ",
+        ),
+        ({"second": {"step": 1}}, "settings, train, second and merge: unknown setting 'step'; known: "),
         (
             {"rows": {"a": {"train": {"rnak": 4}}}},
             "row 'a': train: no such training of method b4m reads 'rnak'",
@@ -200,7 +221,10 @@ def test_folders_of_work_that_is_done_keep_their_names():
         ({"rows": {"a": {"method": "joint", "train": {"partner_lr": 1}}}}, "method joint reads 'partner_lr'"),
         ({"rows": {"a": {"method": "words", "train": {"rank": 4}}}}, "words reads 'rank'; read: nothing"),
         ({"rows": {"a": {"generate": {"rank": 4}}}}, "unknown setting 'rank'"),
-        ({"rows": {"a": {"method": "lora"}}}, "method lora: trains nothing, so a study has no row for it"),
+        (
+            {"rows": {"a": {"method": "lora"}}},
+            "method lora: a LoRA shows one concept, so a study has no row for it",
+        ),
     ],
 )
 def test_a_setting_that_nothing_reads_is_refused(changes, words, study_file):
@@ -279,9 +303,12 @@ def test_a_wrong_study_is_one_line(changes, words, study_file):
     assert words in str(error.value) and "\n" not in str(error.value)
 
 
-def reached(found: Plan, drawing: Drawing) -> list[TrainConfig]:
+def folders_of(found: Plan) -> dict[Path, Training]:
+    return {training.folder: training for training in found.trainings.values()}
+
+
+def reached(by_folder: dict[Path, Training], drawing: Drawing) -> list[JobConfig]:
     """Settings of every training that stands behind a drawing."""
-    by_folder = {training.folder: training for training in found.trainings.values()}
     behind, todo = {}, [Path(file) for file in drawing.files.values()]
     while todo:
         training = by_folder[todo.pop().parent]
@@ -292,18 +319,18 @@ def reached(found: Plan, drawing: Drawing) -> list[TrainConfig]:
 
 def check_planned(found: Plan, rows: dict) -> None:
     """Every row is drawn for every pair and training seed, from trainings that do what the row says, and no others."""
-    study, used = found.study, set()
+    study, used, by_folder = found.study, set(), folders_of(found)
     wanted = product(rows, study.contents, study.styles, study.training_seeds)
     asked = sorted((d.row, d.content, d.style, d.training_seed) for d in found.drawings)
     assert asked == sorted(wanted)
     for drawing in found.drawings:
-        row, configs = rows[drawing.row] or {}, reached(found, drawing)
+        row, configs = rows[drawing.row] or {}, reached(by_folder, drawing)
         used |= {config.output_dir for config in configs}
-        assert {config.seed for config in configs} <= {drawing.training_seed}
+        assert {config.seed for config in configs if hasattr(config, "seed")} <= {drawing.training_seed}
         assert len(drawing.asked) == len(study.prompts) * len(study.seeds)
-        for section, stages in (("train", {"content", "style", "joint"}), ("second", {"second"})):
+        for section in SECTIONS:
             for name, value in row.get(section, {}).items():
-                told = [getattr(c, name) for c in configs if c.stage in stages and hasattr(c, name)]
+                told = [getattr(c, name) for c in configs if c.section == section and hasattr(c, name)]
                 assert told and {*told} == {value}, (drawing.row, name)
         for name, value in row.get("generate", {}).items():
             assert getattr(drawing.config, name) == value
@@ -329,7 +356,10 @@ def test_the_shipped_studies_can_be_planned_on_the_papers_subjects(path, tmp_pat
     monkeypatch.chdir(tmp_path)
     found = plan(path, subjects=str(SUBJECTS / "sdxl.yaml"))
     check_planned(found, given["rows"])
-    assert all(config.base_model == SDXL for drawing in found.drawings for config in reached(found, drawing))
+    by_folder = folders_of(found)
+    assert all(
+        config.base_model == SDXL for drawing in found.drawings for config in reached(by_folder, drawing)
+    )
 
 
 def test_the_papers_own_protocol_is_the_same_study_on_other_subjects(tmp_path, monkeypatch):

@@ -13,7 +13,7 @@ from PIL import Image
 
 from ..config.resolve import resolve
 from ..config.sampling import DrawnWith, GenerateConfig
-from ..config.training import ContentConfig, SecondConfig, StyleConfig, TrainConfig
+from ..config.training import ContentConfig, JobConfig, SecondConfig, StyleConfig
 from ..core.errors import UserError
 from ..evaluation.evaluate import evaluate as run_evaluate
 from ..evaluation.settings import EvaluateConfig
@@ -144,5 +144,5 @@ class Model:
         attach(self._backbone, config.content_file, config.style_file, config.lora_file, config.strict)
 
 
-def _train(job: type[TrainConfig], preset: str | None, config: File | None, settings: dict[str, Any]) -> Path:
+def _train(job: type[JobConfig], preset: str | None, config: File | None, settings: dict[str, Any]) -> Path:
     return run_train(resolve(job, preset, config, **settings)).path

@@ -16,7 +16,7 @@ from ..config.foreign import answer
 from ..config.presets import DEFAULT, PRESETS
 from ..config.resolve import presets_of, resolve
 from ..config.sampling import GenerateConfig
-from ..config.training import ContentConfig, JointConfig, SecondConfig, StyleConfig, TrainConfig
+from ..config.training import ContentConfig, JobConfig, JointConfig, SecondConfig, StyleConfig
 from ..core.errors import UserError
 from ..evaluation.settings import EvaluateConfig, InspectConfig
 from ..files.settings import ExportConfig, SplitConfig
@@ -261,7 +261,7 @@ def _add_command(commands: Any, name: str, command: Command) -> argparse.Argumen
     )
 
 
-def _job(method: str) -> type[TrainConfig]:
+def _job(method: str) -> type[JobConfig]:
     """The settings of METHOD or METHOD:JOB. Imported here: the file of a method may need torch."""
     from ..methods.registry import job_named
 
@@ -342,7 +342,7 @@ def _run(arguments: argparse.Namespace) -> None:
 def _do(config: Any) -> None:
     """The job behind `config`, and what it made. Imports here: torch takes seconds, which --help need not wait."""
     match config:
-        case TrainConfig():
+        case JobConfig():
             from ..training.loop import train
 
             train(config)
@@ -408,7 +408,7 @@ def _do(config: Any) -> None:
 def _dry_run(config: Any) -> None:
     """Check what can be checked without the base model, and say what would be done."""
     match config:
-        case TrainConfig():
+        case JobConfig():
             quiet()
             from ..backbones.registry import cut_off_at_hand
             from ..data.summary import summarise

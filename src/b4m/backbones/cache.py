@@ -51,7 +51,8 @@ def encode(
     unique = list(dict.fromkeys(prompts))
     of_images = [backbone.image_conditions(image) for image in images]
     by_image = {name: torch.stack([each[name] for each in of_images]) for name in of_images[0]}
-    by_prompt = backbone.encode_prompts(unique)
+    with torch.no_grad():
+        by_prompt = backbone.encode_prompts(unique)
     latents = [backbone.encode_images(image.pixels[None])[0].to(device) for image in images]
     return Cache(
         latents=latents,

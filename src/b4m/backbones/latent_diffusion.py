@@ -179,10 +179,14 @@ class LatentDiffusion:
     def cut_off(self, prompts: Sequence[str]) -> Cut:
         return cut_off([getattr(self.pipe, part) for part in self.encoders], prompts)
 
-    @torch.no_grad()
     def encode_prompts(self, prompts: Sequence[str]) -> Conditions:
         """hidden (k, tokens, width)."""
         hidden, *_ = self._encode(prompts, do_classifier_free_guidance=False)
+        return {"hidden": hidden}
+
+    @torch.no_grad()
+    def encode_unguided(self) -> Conditions:
+        _, hidden, *_ = self._encode([""])
         return {"hidden": hidden}
 
     @torch.no_grad()
@@ -214,6 +218,9 @@ class LatentDiffusion:
     def arguments(self, conditions: Conditions) -> dict[str, Any]:
         return {"encoder_hidden_states": conditions["hidden"]}
 
+    def retold(self, given: dict[str, Any], conditions: Conditions) -> dict[str, Any]:
+        return {**given, "encoder_hidden_states": last(given["encoder_hidden_states"], conditions["hidden"])}
+
     def predict(
         self,
         noisy: Tensor,
@@ -225,8 +232,8 @@ class LatentDiffusion:
         noisy = noisy.to(self.denoiser.dtype)
         return self.denoiser(noisy, timesteps, **given, cross_attention_kwargs=attention).sample
 
-    def free(self, keep_vae: bool = False) -> None:
-        for encoder in self.encoders.values():
+    def free(self, keep_vae: bool = False, keep_encoders: bool = False) -> None:
+        for encoder in () if keep_encoders else self.encoders.values():
             setattr(self.pipe, encoder, None)
         if not keep_vae:
             self.pipe.vae = None
@@ -237,6 +244,11 @@ class LatentDiffusion:
         device = getattr(self.pipe, next(iter(self.encoders.values()))).device
         options = {"num_images_per_prompt": 1, "do_classifier_free_guidance": True, **options}
         return self.pipe.encode_prompt(list(prompts), device=device, **options)
+
+
+def last(rows: Tensor, new: Tensor) -> Tensor:
+    """(samples, ...) whose last k are those of `new` (k, ...)."""
+    return torch.cat([rows[: len(rows) - len(new)], new.to(rows)])
 
 
 @torch.no_grad()

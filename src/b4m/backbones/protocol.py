@@ -1,7 +1,7 @@
 """What the rest of the house asks of a model family, and nothing else: one file each fills it."""
 
 from collections.abc import Mapping, Sequence
-from typing import Any, ClassVar, Protocol, Self
+from typing import Any, ClassVar, Protocol, Self, runtime_checkable
 
 import torch
 from diffusers import DiffusionPipeline, ModelMixin, SchedulerMixin
@@ -24,6 +24,22 @@ class Attached(Protocol):
         """Take it off: the base model again."""
 
 
+@runtime_checkable
+class Told(Attached, Protocol):
+    """One that has a say in what the denoiser is told, which may differ from timestep to timestep."""
+
+    def prompt_at(self, prompt: str, timestep: float) -> str:
+        """What to read to the text encoders in place of `prompt`, under the dials as they are."""
+
+
+@runtime_checkable
+class Draws(Attached, Protocol):
+    """One that draws in its own way, from a start of its own."""
+
+    def draw(self, prompts: Sequence[str], steps: int, guidance: float, width: int, height: int) -> Tensor:
+        """Latents (prompts, c, h, w), whatever the seeds. Raises UserError for what it cannot follow."""
+
+
 class Backbone(Protocol):
     """A loaded base model: frozen, its autoencoder in float32.
 
@@ -31,6 +47,7 @@ class Backbone(Protocol):
     """
 
     family: ClassVar[str]  # its registered name
+    encoders: ClassVar[dict[str, str]]  # parts of the pipeline: tokenizer -> text encoder
     pipe: DiffusionPipeline  # stock Diffusers
     name: str  # a folder, a file or a Hugging Face name
     attached: Attached | None
@@ -88,7 +105,10 @@ class Backbone(Protocol):
         """What the text encoders will not read of each prompt."""
 
     def encode_prompts(self, prompts: Sequence[str]) -> Conditions:
-        """A row for each prompt."""
+        """A row for each prompt; gradients reach what learns in the text encoders, if anything does."""
+
+    def encode_unguided(self) -> Conditions:
+        """A row: what guidance leads away from where no negative prompt is given."""
 
     def encode_guided(self, prompts: Sequence[str], negative: str | None) -> dict[str, Tensor]:
         """The embeddings of guided sampling, named as in the pipeline's call, in the denoiser's dtype."""
@@ -105,6 +125,9 @@ class Backbone(Protocol):
     def arguments(self, conditions: Conditions) -> dict[str, Any]:
         """What the denoiser's call takes besides latents and timesteps."""
 
+    def retold(self, given: dict[str, Any], conditions: Conditions) -> dict[str, Any]:
+        """`given`, the keywords of a denoiser's call, with what `encode_prompts` says in its last samples."""
+
     def predict(
         self,
         noisy: Tensor,
@@ -114,5 +137,5 @@ class Backbone(Protocol):
     ) -> Tensor:
         """The denoiser's prediction, like noisy (k, c, h, w); attention: cross_attention_kwargs."""
 
-    def free(self, keep_vae: bool = False) -> None:
+    def free(self, keep_vae: bool = False, keep_encoders: bool = False) -> None:
         """Let go of text encoders and autoencoder, which training has done with."""

@@ -8,7 +8,7 @@ from diffusers import ModelMixin, StableDiffusionXLPipeline
 
 from ..core.errors import UserError
 from ..data.images import Picture
-from .latent_diffusion import LatentDiffusion
+from .latent_diffusion import LatentDiffusion, last
 from .protocol import Conditions
 
 
@@ -43,16 +43,25 @@ class SDXL(LatentDiffusion):
                 f"base model {name}: its UNet has no text_time conditioning; an SDXL base model is needed"
             )
 
-    @torch.no_grad()
     def encode_prompts(self, prompts: Sequence[str]) -> Conditions:
         """hidden (k, tokens, width): states of both encoders; pooled (k, pooled width): of the second."""
         hidden, _, pooled, _ = self._encode(prompts, do_classifier_free_guidance=False)
+        return {"hidden": hidden, "pooled": pooled}
+
+    @torch.no_grad()
+    def encode_unguided(self) -> Conditions:
+        _, hidden, _, pooled = self._encode([""])
         return {"hidden": hidden, "pooled": pooled}
 
     def image_conditions(self, image: Picture) -> Conditions:
         """time_ids (6,): original height, width; crop's top, left; target height, width."""
         values = [*image.original_size, *image.crop_top_left, *image.pixels.shape[-2:]]
         return {"time_ids": torch.tensor(values, dtype=torch.float32)}
+
+    def retold(self, given: dict[str, Any], conditions: Conditions) -> dict[str, Any]:
+        added = given["added_cond_kwargs"]
+        pooled = last(added["text_embeds"], conditions["pooled"])
+        return {**super().retold(given, conditions), "added_cond_kwargs": {**added, "text_embeds": pooled}}
 
     def arguments(self, conditions: Conditions) -> dict[str, Any]:
         added = {"text_embeds": conditions["pooled"], "time_ids": conditions["time_ids"]}

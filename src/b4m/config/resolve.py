@@ -56,6 +56,8 @@ def _chosen(cls: type, preset: str | None, given: Mapping[str, Any]) -> str:
 
 
 def _row(cls: type, preset: str) -> dict[str, Any]:
+    """The preset's rows, and over them what the settings class says of the preset itself (`own_presets`)."""
     known = {f.name for f in fields(cls)}
-    rows = (PRESETS[preset].get(row, {}) for row in presets_of(cls))
+    rows = [PRESETS[preset].get(row, {}) for row in presets_of(cls)]
+    rows += [vars(base).get("own_presets", {}).get(preset, {}) for base in reversed(cls.__mro__)]
     return {name: value for row in rows for name, value in row.items() if name in known}

@@ -11,11 +11,12 @@ LORA_FILE = "pytorch_lora_weights.safetensors"  # the name that every reader loo
 
 
 @dataclass(frozen=True, kw_only=True)
-class TrainConfig:
-    """What every training job reads. Raises UserError for a value that cannot work."""
+class JobConfig:
+    """What every job reads that makes a file. Raises UserError for a value that cannot work."""
 
     stage: ClassVar[str]  # the job's name
     result: ClassVar[str]  # file name of what it makes
+    section: ClassVar[str] = "train"  # of a study's settings that it reads
     preset_rows: ClassVar[tuple[str, ...]] = ("train",)
     needs: ClassVar[tuple[str, ...]] = ()  # settings that the job cannot do without
 
@@ -23,6 +24,19 @@ class TrainConfig:
     output_dir: OutputPath = setting(
         "folder for the result, its log and the state that a rerun continues from", "outputs"
     )
+
+    def __post_init__(self) -> None:
+        check(self)
+        for name in self.needs:
+            if not getattr(self, name):
+                doc = type(self).__dataclass_fields__[name].metadata["doc"]
+                raise UserError(f"{flag(name)} is missing: this job needs it ({doc})")
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainConfig(JobConfig):
+    """What every training job reads."""
+
     vae: ModelName | None = setting(f"an autoencoder that replaces the base model's: {MODEL}", None)
     seed: int = setting("seed of noise, timesteps and the order of the images", 77, low=0, high=2**63 - 1)
     resolution: int = setting("side of the training images in pixels", 512, low=8, high=8192)
@@ -105,11 +119,7 @@ class TrainConfig:
     )
 
     def __post_init__(self) -> None:
-        check(self)
-        for name in self.needs:
-            if not getattr(self, name):
-                doc = type(self).__dataclass_fields__[name].metadata["doc"]
-                raise UserError(f"{flag(name)} is missing: this job needs it ({doc})")
+        super().__post_init__()
         if self.shard and (self.compile or self.quantize != "none"):
             raise UserError("--shard goes without --compile and --quantize: choose one of them")
 
@@ -255,7 +265,7 @@ class JointConfig(ShowsBoth, Factors, TrainConfig):
 class SecondConfig(ShowsBoth, TrainConfig):
     """The second stage of a content and a style (Sec. 4.2 and 4.3)."""
 
-    stage, result = "second", LORA_FILE
+    stage, result, section = "second", LORA_FILE, "second"
     preset_rows = ("second",)  # over those of every training
     needs = ("content_dir", "style_dir", "content_file", "style_file")
 

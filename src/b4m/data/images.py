@@ -39,6 +39,11 @@ class Picture:
     caption_from: str = ""  # what the caption was read from
 
 
+def whole(size: int) -> Picture:
+    """What stands for an image that no file holds, of `size` pixels a side, neither scaled nor cropped."""
+    return Picture(Path(), None, "", torch.zeros(()).expand(3, size, size), (size, size), (0, 0))
+
+
 @dataclass(frozen=True)
 class Loaded:
     """The images of a folder, or of one file's path, and what the user should know of them."""

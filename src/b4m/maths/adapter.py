@@ -1,6 +1,6 @@
 """The adapter on a UNet: the modules that hold B, D, A, C, and the attention processor that carries them."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 
 import torch
 import torch.nn.functional as F
@@ -201,10 +201,13 @@ class Adapter:
         self._stock = stock  # the attention processors that were there before, by name
 
     @classmethod
-    def install(cls, denoiser: ModelMixin, spec: BasisSpec, layers: str = "square") -> "Adapter":
+    def install(
+        cls, denoiser: ModelMixin, spec: BasisSpec, layers: str = "square", only: Sequence[str] = ()
+    ) -> "Adapter":
         """Freeze the UNet and put an adapter that starts as the identity on its attention projections.
 
         layers: "square", those with m = n (Sec. 4.1), or "all", with the cross-attention keys and values.
+        only: the blocks to adapt, by the start of their names (none: all of them).
         Raises UserError for another choice, a UNet without attention or with an adapter already.
         """
         if layers not in ("square", "all"):
@@ -217,7 +220,8 @@ class Adapter:
         installed, processors = {}, {}
         for name in stock:
             path = name.removesuffix(".processor")
-            found = _adapted(denoiser.get_submodule(path), path, spec, layers)
+            chosen = not only or path.startswith(tuple(f"{block}." for block in only))
+            found = _adapted(denoiser.get_submodule(path), path, spec, layers) if chosen else {}
             installed |= {f"{path}.{projection}": layer for projection, layer in found.items()}
             processors[name] = PLPAttnProcessor(found)
         if not installed:

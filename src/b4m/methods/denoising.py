@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from ..backbones.cache import Cache, encode
-from ..backbones.protocol import Backbone
+from ..backbones.protocol import Backbone, Conditions
 from ..config.training import TrainConfig
 from ..core.errors import UserError
 from ..data.inputs import Group, Inputs, read_inputs
@@ -74,6 +74,7 @@ class DenoisingLearner:
     """A `Learner` of parameters that live on the denoiser. A method adds `named` and `save`, and what it does apart."""
 
     config: Any  # settings of one of the method's jobs
+    reads_prompts = False
     named: Mapping[str, nn.Parameter]
 
     def __init__(self, backbone: Backbone, inputs: Inputs, config: TrainConfig) -> None:
@@ -106,7 +107,9 @@ class DenoisingLearner:
 
     def loss(self, batch: Batch) -> tuple[Tensor, Tensor]:
         def denoise(noisy: Tensor, timesteps: Tensor) -> Tensor:
-            return self.backbone.predict(noisy, timesteps, batch.conditions, self.attention(batch))
+            return self.backbone.predict(noisy, timesteps, conditions, self.attention(batch))
+
+        conditions = self.conditions(batch)
 
         return objective(
             denoise,
@@ -120,9 +123,16 @@ class DenoisingLearner:
             batch.mask,
         )
 
+    def conditions(self, batch: Batch) -> Conditions:
+        """Of a training step: those that were encoded once."""
+        return batch.conditions
+
     def attention(self, batch: Batch) -> dict[str, Any] | None:
         """cross_attention_kwargs of a training step."""
         return None
+
+    def measured(self, step: int) -> dict[str, float]:
+        return {}
 
     def learns_from(self, sample: int) -> set[str]:
         return {name.split("/")[0] for name in self.named}

@@ -16,6 +16,7 @@ from ..files.lora import fit, in_dtype, peft_settings
 from ..files.lycoris import change
 from ..files.opening import Opened, refuse_method_files
 from .denoising import one_dial
+from .low_rank import LoraContentConfig, LoraStyleConfig, LoraTask
 from .protocol import Pair, Task
 
 
@@ -87,17 +88,19 @@ def _inject(denoiser: Any, name: str, layers: Layers) -> None:
 
 
 class Lora:
-    """LoRA files that name no basis of ours."""
+    """LoRA files that name no basis of ours, and the training of new ones."""
 
     name, doc = "lora", "an ordinary LoRA file, or two that are added"
-    jobs: tuple[type[TrainConfig], ...] = ()
+    jobs: tuple[type[TrainConfig], ...] = (LoraContentConfig, LoraStyleConfig)
     triggers = True
 
-    def task(self, config: TrainConfig) -> Task:
-        raise UserError("method lora: reads LoRA files and trains none; joint at --ratio 0 --no-routing does")
+    def task(self, config: Any) -> Task:
+        return LoraTask(config)
 
     def files(self, pair: Pair) -> dict[str, Path]:
-        raise UserError("method lora: trains nothing, so a study has no row for it; joint at ratio 0 does")
+        raise UserError(
+            "method lora: a LoRA shows one concept, so a study has no row for it; direct-sum adds two"
+        )
 
     def attach(self, backbone: Backbone, files: Mapping[str, Opened]) -> Attached:
         """Diffusers would only warn of some of what is refused here."""

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from ..backbones.cache import Cache
 from ..backbones.protocol import Attached, Backbone, Conditions
-from ..config.training import TrainConfig
+from ..config.training import JobConfig
 from ..data.inputs import Inputs
 from ..files.opening import Opened
 
@@ -38,6 +38,7 @@ class Learner(Protocol):
     """What one training changes, on a backbone that stays as it is."""
 
     backbone: Backbone
+    reads_prompts: bool  # in every step, since the conditioning learns too: the text encoders stay
 
     @property
     def named(self) -> Mapping[str, nn.Parameter]:
@@ -62,6 +63,9 @@ class Learner(Protocol):
     def loss(self, batch: Batch) -> tuple[Tensor, Tensor]:
         """(the scalar to differentiate, the loss (k,) of each sample, detached), float32."""
 
+    def measured(self, step: int) -> dict[str, float]:
+        """What the log should say beside the losses after step number `step`: a function of what has been learned."""
+
     def learns_from(self, sample: int) -> set[str]:
         """The kinds (start of a name in `named`) that sample number `sample` of a micro-batch trains."""
 
@@ -82,11 +86,18 @@ class Task(Protocol):
         """Put what learns on the backbone's denoiser, as training starts. Raises UserError for files that misfit."""
 
 
+class Assembly(Protocol):
+    """One file made of finished ones, with its inputs read and checked: nothing is learned, there are no steps."""
+
+    def make(self, folder: Path, facts: Mapping[str, str]) -> None:
+        """Write the result. facts: metadata that every result carries. Raises UserError for files that misfit."""
+
+
 class Pair(Protocol):
     """One content and one style of a study under one row and one training seed."""
 
-    def train(self, job: type[TrainConfig], everything: bool = False, **settings: Any) -> Path:
-        """The result of one training, which is done once however many rows need it.
+    def train(self, job: type[JobConfig], everything: bool = False, **settings: Any) -> Path:
+        """The result of one job, which is done once however many rows need it.
 
         Its references are those that the job's settings ask for: the pair's content, its style, partners of the
         other kind; with `everything` all contents and styles of the study at once.
@@ -98,11 +109,13 @@ class Method(Protocol):
 
     name: ClassVar[str]
     doc: ClassVar[str]  # one line, for help and for tables
-    jobs: ClassVar[tuple[type[TrainConfig], ...]]  # settings of the trainings that it has
+    jobs: ClassVar[
+        tuple[type[JobConfig], ...]
+    ]  # settings of its trainings (TrainConfig) and assemblies (others)
     triggers: ClassVar[bool]  # whether prompts call its concepts by trigger words
 
-    def task(self, config: TrainConfig) -> Task:
-        """Read and check the inputs of one of `jobs`. Raises UserError."""
+    def task(self, config: Any) -> Any:
+        """Inputs of one of `jobs`, read and checked: a `Task` of a `TrainConfig`, else an `Assembly`. UserError."""
 
     def files(self, pair: Pair) -> dict[str, Path]:
         """What is put on the base model for a pair: content_file and style_file, or lora_file, or nothing."""

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from ..backbones.protocol import Attached, Backbone
-from ..config.training import TrainConfig
+from ..config.training import JobConfig
 from ..core.errors import UserError
 from ..files.opening import Opened
 from .protocol import Pair, Task
@@ -14,10 +14,10 @@ class Words:
     """What the others are measured against."""
 
     name, doc = "words", "the base model, asked in plain words"
-    jobs: tuple[type[TrainConfig], ...] = ()
+    jobs: tuple[type[JobConfig], ...] = ()
     triggers = False
 
-    def task(self, config: TrainConfig) -> Task:
+    def task(self, config: JobConfig) -> Task:
         raise UserError("method words: trains nothing")
 
     def files(self, pair: Pair) -> dict[str, Path]:

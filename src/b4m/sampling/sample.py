@@ -8,7 +8,7 @@ from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 from torch import Tensor
 
-from ..backbones.protocol import Backbone
+from ..backbones.protocol import Backbone, Draws
 from ..backbones.registry import open_backbone
 from ..config.fields import deciding, sides
 from ..config.sampling import DrawnWith
@@ -16,6 +16,7 @@ from ..core.errors import UserError
 from ..core.storage import write_atomic
 from ..data.findings import brief, quoted
 from .attach import dials
+from .told import told
 
 PIXELS_AT_ONCE = 4 * 1024 * 1024  # of one batch: four images of SDXL's own size
 SAMPLES_AT_ONCE = 16
@@ -57,16 +58,21 @@ def sample(
                 encoded = backbone.encode_guided(prompts[some], negative_prompt)
             else:
                 encoded = {name: tensor[some] for name, tensor in embeddings.items()}
-            latents = pipe(
-                **encoded,
-                num_inference_steps=steps,
-                guidance_scale=guidance,
-                height=height,
-                width=width,
-                generator=[torch.Generator().manual_seed(seed) for seed in seeds[some]],
-                output_type="latent",
-                cross_attention_kwargs=kwargs,
-            ).images
+            if isinstance(backbone.attached, Draws):
+                latents = backbone.attached.draw(prompts[some], steps, guidance, width, height)
+                images += backbone.decode_latents(latents)
+                continue
+            with told(backbone, prompts[some]):
+                latents = pipe(
+                    **encoded,
+                    num_inference_steps=steps,
+                    guidance_scale=guidance,
+                    height=height,
+                    width=width,
+                    generator=[torch.Generator().manual_seed(seed) for seed in seeds[some]],
+                    output_type="latent",
+                    cross_attention_kwargs=kwargs,
+                ).images
             images += backbone.decode_latents(latents)
     finally:
         pipe.scheduler = scheduler

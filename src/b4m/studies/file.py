@@ -15,8 +15,9 @@ class Row:
     """One line of a study's table: a method, and the settings in which it differs from the study's."""
 
     method: str = setting("the registered method", "b4m")
-    train: dict[str, Any] = setting("settings of the trainings that start from nothing", {})
+    train: dict[str, Any] = setting("settings of the trainings of concepts", {})
     second: dict[str, Any] = setting("settings of the second stage", {})
+    merge: dict[str, Any] = setting("settings of what puts two trained files together", {})
     generate: dict[str, Any] = setting("settings of the images: steps, guidance, dials", {})
     content_pictures: int | None = setting("use the first so many images of a content", None, low=1)
     style_pictures: int | None = setting("use the first so many images of a style", None, low=1)
@@ -45,8 +46,9 @@ class Study:
     training_seeds: tuple[int, ...] = setting("every training is done once with each of these seeds", (0,))
     preset: str = setting("settings to start from", "embedded")
     settings: dict[str, Any] = setting("settings of all trainings: base_model, mixed_precision, ...", {})
-    train: dict[str, Any] = setting("settings of the trainings that start from nothing", {})
+    train: dict[str, Any] = setting("settings of the trainings of concepts", {})
     second: dict[str, Any] = setting("settings of all second stages", {})
+    merge: dict[str, Any] = setting("settings of all that puts two trained files together", {})
     generate: dict[str, Any] = setting("settings of all pictures", {})
     evaluate: dict[str, Any] = setting("extractors and classifiers (default: the preset's)", {})
     labels: dict[str, Any] = setting(

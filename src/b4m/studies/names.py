@@ -10,7 +10,7 @@ from typing import Any
 
 from ..config.fields import deciding
 from ..config.sampling import GenerateConfig
-from ..config.training import TrainConfig
+from ..config.training import JobConfig
 from ..core.errors import UserError
 from ..core.where import locate
 from ..data.identity import Identity, file_hash, identity, is_reference
@@ -27,7 +27,7 @@ class ByContent(Names):
     A drawing's folder takes more images when prompts or seeds are added: an image is called by its own.
     """
 
-    def key(self, config: TrainConfig | GenerateConfig, made: Mapping[str, str]) -> str:
+    def key(self, config: JobConfig | GenerateConfig, made: Mapping[str, str]) -> str:
         """Raises UserError for references that cannot be read."""
         plain = {f.name for f in deciding(type(config))}
         facts: dict[str, Any] = {}
@@ -63,7 +63,7 @@ class ByContent(Names):
             return made[path]
         return self.references(path) if is_reference(path) else file_hash(Path(locate(path)))
 
-    def _called(self, config: TrainConfig) -> list[str | None]:
+    def _called(self, config: JobConfig) -> list[str | None]:
         """The names that partners without captions are called by: they stand in the prompts they are learned with."""
         if getattr(config, "partner_prompts", ()):
             return []

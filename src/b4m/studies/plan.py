@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 from ..config.fields import deciding
 from ..config.resolve import resolve
 from ..config.sampling import GenerateConfig
-from ..config.training import JOBS, ShowsContent, ShowsStyle, TrainConfig
+from ..config.training import JOBS, JobConfig, ShowsContent, ShowsStyle
 from ..core.errors import UserError
 from ..core.where import locate
 from ..data.images import picture_files
@@ -20,15 +20,15 @@ from ..methods.registry import method
 from .file import Row, Study
 
 STAGES = tuple(JOBS)
-# Of a study and of a row: settings of the trainings from nothing, and of those that go on from files.
-SECTIONS = ("train", "second")
+# Of a study and of a row: settings of the trainings of concepts, of second stages, of what puts two files together.
+SECTIONS = ("train", "second", "merge")
 
 
 @dataclass(frozen=True)
 class Training:
-    """One training, in a folder named by all that determines its result."""
+    """One training, or whatever else makes a file, in a folder named by all that determines its result."""
 
-    config: TrainConfig
+    config: JobConfig
     needs: tuple[Path, ...] = ()  # results of other trainings
 
     @property
@@ -89,7 +89,7 @@ class Asked(NamedTuple):
 class Names:
     """How a study calls its work: by settings and by paths as they are written."""
 
-    def key(self, config: TrainConfig | GenerateConfig, made: Mapping[str, str]) -> str:
+    def key(self, config: JobConfig | GenerateConfig, made: Mapping[str, str]) -> str:
         """Of the settings that decide the result. made: path of the result of every planned training -> its key."""
         return _key(config)
 
@@ -130,10 +130,10 @@ class Plan:
         A row's must be read by one of its own trainings; the study's by any job, since subjects serve many studies.
         """
         known = set().union(*self.read.values(), *({f.name for f in fields(job)} for job in JOBS.values()))
-        own = self.study.settings | self.study.train | self.study.second
+        own = self.study.settings | self.study.train | self.study.second | self.study.merge
         if unknown := sorted(own.keys() - known):
             raise UserError(
-                f"settings, train and second: unknown setting {unknown[0]!r}; known: {', '.join(sorted(known))}"
+                f"settings, train, second and merge: unknown setting {unknown[0]!r}; known: {', '.join(sorted(known))}"
             )
         for (name, row), section in product(self.study.rows.items(), SECTIONS):
             read = self.read[name, section]
@@ -143,7 +143,7 @@ class Plan:
                     f"read: {', '.join(sorted(read)) or 'nothing'}"
                 )
 
-    def train(self, job: type[TrainConfig], name: str, needs: tuple[Path, ...], **settings: Any) -> Path:
+    def train(self, job: type[JobConfig], name: str, needs: tuple[Path, ...], **settings: Any) -> Path:
         """The result of the training with these settings: a new one, or the one that is planned already."""
         config = resolve(job, self.study.preset, **settings)
         key = self.names.key(config, self.made)
@@ -204,24 +204,23 @@ class PairOf:
     def row(self) -> Row:
         return self.plan.study.rows[self.name]
 
-    def train(self, job: type[TrainConfig], everything: bool = False, **settings: Any) -> Path:
+    def train(self, job: type[JobConfig], everything: bool = False, **settings: Any) -> Path:
         study, row = self.plan.study, self.row
         needs = tuple(value for value in settings.values() if isinstance(value, Path))
-        section = SECTIONS[bool(needs)]
         asked = {f.name for f in fields(job)}
         given = {
             **study.settings,
-            **getattr(study, section),
+            **getattr(study, job.section),
             **self._references(job, asked, everything),
             "seed": self.seed,
-            **getattr(row, section),
+            **getattr(row, job.section),
         }
-        self.plan.read[self.name, section] |= asked
+        self.plan.read[self.name, job.section] |= asked
         given = {name: value for name, value in given.items() if name in asked}
         files = {name: str(value) if isinstance(value, Path) else value for name, value in settings.items()}
         return self.plan.train(job, "all" if everything else self._name(asked), needs, **given, **files)
 
-    def _references(self, job: type[TrainConfig], asked: set[str], everything: bool) -> dict[str, Any]:
+    def _references(self, job: type[JobConfig], asked: set[str], everything: bool) -> dict[str, Any]:
         """The images that the job's settings ask for, and what they are called."""
         study, row, found = self.plan.study, self.row, {}
         for kind, folder in (("content", self.content), ("style", self.style)):
@@ -245,14 +244,14 @@ class PairOf:
         return "-".join(name(self.plan.study, folder) for key, folder in shown.items() if key in asked)
 
 
-def _key(config: TrainConfig | GenerateConfig) -> str:
+def _key(config: JobConfig | GenerateConfig) -> str:
     """Twelve letters for the settings that decide the result.
 
     Defaults are left out: a setting that a later release adds renames nothing that is done.
     """
     decide = deciding(type(config), paths=True)
     facts = {f.name: value for f in decide if (value := getattr(config, f.name)) != f.default}
-    if isinstance(config, TrainConfig):
+    if isinstance(config, JobConfig):
         facts["stage"] = config.stage
     return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:12]
 

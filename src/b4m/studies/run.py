@@ -51,9 +51,10 @@ def forecast(plan: Plan) -> list[str]:
     left["picture"] = sum(len(drawing.left) for drawing in _drawings(plan))
     each = {**plan.study.seconds, **seconds_of(plan)}
     lines = []
+    width = max(8, *map(len, each), *map(len, left))
     for name, count in plan.costs():
         cost = f"{each[name]:.1f} s each" if name in each else "cost not known yet"
-        lines.append(f"{name:8} {count:6}, {left[name]:6} to do, {cost}")
+        lines.append(f"{name:{width}} {count:6}, {left[name]:6} to do, {cost}")
     if unknown := [name for name, count in left.items() if count and name not in each]:
         total = f"not known before one of each is done ({', '.join(unknown)})"
     else:

@@ -15,16 +15,17 @@ from diffusers.optimization import get_scheduler
 from torch import Tensor
 from tqdm import tqdm
 
-from ..config.training import TrainConfig
+from ..config.training import JobConfig, TrainConfig
 from ..core.errors import UserError
 from ..core.lock import exclusive
-from ..core.process import advice, check_writable, deterministic, package_version, peak_mb, signals
+from ..core.process import advice, check_writable, deterministic, peak_mb, signals
 from ..data.inputs import Inputs
 from ..maths.objective import draw_noise, in_parts, sample_weights, terms
 from ..methods.protocol import Batch
 from ..methods.registry import method_of
 from ..sampling.grid import grid
 from ..sampling.sample import sample, save_png
+from .facts import facts_of
 from .guard import check_weights, suspects
 from .launch import check_shard, launch
 from .logbook import Logbook
@@ -50,13 +51,17 @@ class TrainResult:
     path: Path
 
 
-def train(config: TrainConfig) -> TrainResult:
+def train(config: JobConfig) -> TrainResult:
     """Run one job to its end and write its result. Run again, it goes on; a finished one is left as it is.
+
+    What learns nothing, and so has no steps, is made anew each time.
 
     Raises UserError for bad input (before anything is written), a state of other settings, a loss or gradient
     that is not finite, a disk that refuses (the last state stays each time), a folder that another run is at
     work in; SystemExit(128 + n) after signal n, once the step is saved.
     """
+    if not isinstance(config, TrainConfig):
+        return _assemble(config)
     started = time.perf_counter()
     accelerator = launch(config.mixed_precision, config.tracker, config.output_dir)
     main, folder = accelerator.is_main_process, Path(config.output_dir)
@@ -85,6 +90,18 @@ def train(config: TrainConfig) -> TrainResult:
                 loop.finish()
     result = TrainResult(book.losses, time.perf_counter() - started, peak_mb(), progress.result)
     say(f"{result.seconds:.0f} s, {result.peak_mb:.0f} MB at most: {result.path}")
+    return result
+
+
+def _assemble(config: JobConfig) -> TrainResult:
+    """Make a file of finished ones."""
+    started, folder = time.perf_counter(), Path(config.output_dir)
+    check_writable(folder)
+    assembly = method_of(type(config)).task(config)
+    with exclusive(folder), deterministic(), advice():
+        assembly.make(folder, facts_of(config))
+    result = TrainResult([], time.perf_counter() - started, peak_mb(), folder / config.result)
+    print(f"{result.seconds:.0f} s, {result.peak_mb:.0f} MB at most: {result.path}", flush=True)
     return result
 
 
@@ -153,7 +170,7 @@ class Loop:
         loss, target, partner, stop = self.average(values, bool(received))
         if self.advance(loss):
             losses = {"loss": loss, "target_loss": target, "partner_loss": partner}
-            self.book.add({"step": self.step + 1, **losses})
+            self.book.add({"step": self.step + 1, **losses, **self.learner.measured(self.step + 1)})
         self.schedule.step()
         return loss, stop
 
@@ -270,14 +287,7 @@ class Loop:
     def finish(self) -> None:
         """Write the result, and close what is open."""
         if self.accelerator.is_main_process:
-            facts = {
-                "base_model": self.config.base_model,
-                "steps": str(self.config.steps),
-                "training_seed": str(self.config.seed),
-                "resolution": str(self.config.resolution),
-            }
-            versions = {f"{name}_version": package_version(name) for name in ("b4m", "torch", "diffusers")}
-            self.learner.save(self.progress.folder, {**facts, **versions})
+            self.learner.save(self.progress.folder, facts_of(self.config))
         for tracker in self.accelerator.trackers:
             tracker.finish()
         self.accelerator.wait_for_everyone()

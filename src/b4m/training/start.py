@@ -24,7 +24,8 @@ class Ready:
     learner: Learner
     cache: Cache
     preview_prompts: Sequence[str]  # what sample images show
-    embeddings: dict[str, Tensor] | None  # of these prompts, where there will be sample images
+    # Of these prompts, where there will be sample images and what they are told stays the same.
+    embeddings: dict[str, Tensor] | None
     entries: Sequence[dict] = ()  # of pictures.json: what it was shown
 
 
@@ -51,8 +52,9 @@ def start(config: TrainConfig, task: Task, accelerator: Accelerator, say: Callab
             *(f"{long}: {quoted(brief(rest))}" for rest in cut.words if rest),
         ]:
             say(line)
-        embeddings = backbone.encode_guided(prompts, None)
-    backbone.free(keep_vae=bool(config.preview_every))
+        if not learner.reads_prompts:
+            embeddings = backbone.encode_guided(prompts, None)
+    backbone.free(keep_vae=bool(config.preview_every), keep_encoders=learner.reads_prompts)
     learnable = list(learner.named.values())
     say(estimate_line(backbone, cache, task.inputs.samples, config, learnable, accelerator.num_processes))
     place(backbone.denoiser, config, accelerator.device)
