@@ -256,6 +256,7 @@ class ContentConfig(ShowsContent, Partners, Factors, TrainConfig):
     """Stage one of a content."""
 
     stage, result = "content", "content.safetensors"
+    preset_rows = ("content",)  # over those of every training
     needs = ("content_dir", "partner_dirs")
 
 
@@ -264,6 +265,7 @@ class StyleConfig(ShowsStyle, Partners, Factors, TrainConfig):
     """Stage one of a style."""
 
     stage, result = "style", "style.safetensors"
+    preset_rows = ("style",)
     needs = ("style_dir", "partner_dirs")
 
 

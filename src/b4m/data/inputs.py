@@ -109,15 +109,14 @@ class Inputs:
         if self.partner_samples is None:
             return MicroBatch(tuple(range(len(images))), tuple(images))
         step, place = divmod(number, of_step)
-        partners = self._partners_of(seed, step)
+        partners, is_target = self._partners_of(seed, step), self.is_target.tolist()
         due = [i for i in range(len(partners)) if i * of_step // len(partners) == place]
-        first = self.is_target.tolist().index(False)  # partners are one sample each, side by side
-        chosen = {sample: image for sample, image in enumerate(images) if self.is_target[sample]} | {
-            first + i: partners[i] for i in due
-        }
-        samples = sorted(chosen)
+        first = is_target.index(False)  # partners are one sample each, side by side
+        shown = {sample: image for sample, image in enumerate(images) if is_target[sample]}
+        shown |= {first + i: partners[i] for i in due}
+        samples = tuple(sorted(shown))
         share = len(due) * of_step / len(partners)
-        return MicroBatch(tuple(samples), tuple(chosen[sample] for sample in samples), share)
+        return MicroBatch(samples, tuple(shown[sample] for sample in samples), share)
 
     def most_samples(self, of_step: int) -> int:
         """Samples of the largest micro-batch, where a step has `of_step`."""

@@ -116,8 +116,10 @@ class PLPLinear(nn.Module):
         """Samples of equal strengths together, so that none pays for what it does not use."""
         parts = []
         for some, c, s in runs(content, style, len(x)):
-            alone = onto is not None and c == s == 0
-            parts.append(onto(x[some]) if alone else self(x[some], None, c, s, onto))
+            if onto is not None and c == s == 0:
+                parts.append(onto(x[some]))
+            else:
+                parts.append(self(x[some], None, c, s, onto))
         return torch.cat(parts)
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> "PLPLinear":

@@ -42,17 +42,17 @@ def predict(backbone: Backbone, states: States, content: Strength, style: Streng
 def noised(
     backbone: Backbone, images: Sequence[Picture], prompts: Sequence[str], levels: int, seed: int = 0
 ) -> list[States]:
-    """Reference images (one prompt each) under noise of their own, at `levels` timesteps evenly spaced."""
-    cache = encode(backbone, images, prompts, backbone.denoiser.device)
-    everything = torch.arange(len(images), device=cache.latents.device)
-    given = backbone.arguments(cache.conditions(everything))
-    train_timesteps = len(backbone.alphas_cumprod)
+    """Reference images of one size, a prompt each, under noise of their own, at `levels` timesteps evenly spaced."""
+    device, train_timesteps = backbone.denoiser.device, len(backbone.alphas_cumprod)
+    cache = encode(backbone, images, prompts, device)
+    latents = torch.stack(list(cache.latents))
+    given = backbone.arguments(cache.conditions(torch.arange(len(images), device=device)))
     found = []
     for level in range(levels):
         timestep = int((level + 0.5) * train_timesteps / levels)
-        noise, _ = draw_noise(seed, level, range(len(images)), cache.latents.shape[1:], train_timesteps)
-        times = torch.full((len(images),), timestep, device=cache.latents.device)
-        noisy = add_noise(cache.latents, noise.to(times.device), times, backbone.alphas_cumprod)
+        noise, _ = draw_noise(seed, level, range(len(images)), latents.shape[1:], train_timesteps)
+        times = torch.full((len(images),), timestep, device=device)
+        noisy = add_noise(latents, noise.to(device), times, backbone.alphas_cumprod)
         found.append(States(timestep, noisy.to(backbone.denoiser.dtype), given))
     return found
 
