@@ -439,6 +439,7 @@ def test_what_other_settings_do_not_decide():
         "skip_not_finite",
         "preview_every",
         "preview_prompts",
+        "preview_negative",
         "checkpoint_every",
         "tracker",
     }
