@@ -41,8 +41,9 @@ from b4m.training.loop import TrainResult, train
 REFERENCES = ROOT / "examples" / "references"
 SEEDS = range(16)  # of the scored pictures, for each of the four prompts
 GRID_SEEDS = (0, 1)
-GUIDANCE = PRESETS["embedded"]["generate"]["guidance"]
-DIALS = {"content_strength": 1.2}  # markings fade sooner than a style does: the content's dial is up
+# What was learned is what guidance strengthens; as a sum, content and style disturb each other least: docs/method.md.
+GUIDED = {"guidance": 1.5, "negative": "base"}
+SUMMED = {"compose": "predictions"}
 
 
 def prompts(content: str, style: str) -> list[str]:
@@ -93,12 +94,13 @@ def train_all(content: str, style: str, output: Path) -> dict[str, tuple[TrainCo
     return done
 
 
-def draw(backbone: Backbone, files: dict[str, Path], asked: list[str], seeds) -> list[Image.Image]:
-    """Every prompt with every seed, with `files` attached (none: the base model)."""
+def draw(
+    backbone: Backbone, files: dict[str, Path], ways: dict[str, str], asked: list[str], seeds
+) -> list[Image.Image]:
+    """Every prompt with every seed, with `files` attached (none: the base model). ways: settings of `sample`."""
     attach(backbone, **{name: str(path) for name, path in files.items()})
     texts = [text for text in asked for _ in seeds]
-    dials = DIALS if files else {}
-    return sample(backbone, texts, [*seeds] * len(asked), guidance=GUIDANCE, **dials)
+    return sample(backbone, texts, [*seeds] * len(asked), **GUIDED, **ways)
 
 
 SCORES = {
@@ -191,11 +193,11 @@ def main() -> int:
     stages = train_all(content, style, output)
     pair = {"content_file": stages["content"][1].path, "style_file": stages["style"][1].path}
     variants = {
-        "base model": {},
-        "content only": {"content_file": pair["content_file"]},
-        "style only": {"style_file": pair["style_file"]},
-        "fused before the second stage": pair,
-        "fused after it": {"lora_file": stages["second"][1].path},
+        "base model": ({}, {}),
+        "content only": ({"content_file": pair["content_file"]}, {}),
+        "style only": ({"style_file": pair["style_file"]}, {}),
+        "both, fused by the second stage": ({"lora_file": stages["second"][1].path}, {}),
+        "both, as a sum of predictions": (pair, SUMMED),
     }
     backbone = open_backbone(EMBEDDED)
     asked = prompts(content, style)
@@ -205,13 +207,13 @@ def main() -> int:
         f"a photo of a snq {content} on a teal background",
         f"a purple house in w@z {style} style",
     ]
-    columns = {name: draw(backbone, files, shown, GRID_SEEDS) for name, files in variants.items()}
+    columns = {name: draw(backbone, *how, shown, GRID_SEEDS) for name, how in variants.items()}
     for _, result in stages.values():
         write_atomic(
             output / result.path.name, lambda partial, made=result.path: shutil.copyfile(made, partial)
         )
     save_png(output / "grid.png", show(columns, shown, content, style), {"content": content, "style": style})
-    drawn = {name: draw(backbone, files, asked, SEEDS) for name, files in variants.items()}
+    drawn = {name: draw(backbone, *how, asked, SEEDS) for name, how in variants.items()}
     scores = measure(drawn, asked, content, style, output)
 
     report = {
@@ -232,8 +234,7 @@ def main() -> int:
             "prompts": asked,
             "seeds": [*SEEDS],
             "pictures": len(asked) * len(SEEDS),
-            "guidance": GUIDANCE,
-            **DIALS,
+            **GUIDED,
             "intervals": "mean, low, high: 95 % bootstrap over the pictures of this one pair",
             **{
                 variant: {name: value._asdict() for name, value in row.items()}

@@ -203,7 +203,7 @@ def settings(tiny_base, folders):
             base |= {"content_dir": folders["content"], "style_dir": folders["style"]}
         else:
             partners = folders["styles" if stage == "content" else "contents"]
-            base |= {f"{stage}_dir": folders[stage], "partner_dirs": partners}
+            base |= {f"{stage}_dir": folders[stage], "partner_dirs": partners, "partner_samples": None}
         if stage != "second":  # whose rank is that of its files
             base["rank"] = 4
         return resolve(JOBS[stage], "embedded", **{**base, **changes})

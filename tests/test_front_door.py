@@ -65,7 +65,7 @@ def test_the_quickstart_writes_what_it_promises(tmp_path, monkeypatch, capsys):
     monkeypatch.syspath_prepend(str(ROOT / "examples"))
     import quickstart
 
-    for row in ("train", "second"):
+    for row in ("train", "content", "second"):
         monkeypatch.setitem(PRESETS["embedded"][row], "steps", 2)
     monkeypatch.setattr(quickstart, "SEEDS", range(1))
     monkeypatch.setattr(sys, "argv", ["quickstart.py", "--output", str(tmp_path / "out")])
@@ -86,8 +86,8 @@ def test_the_quickstart_writes_what_it_promises(tmp_path, monkeypatch, capsys):
         "base model",
         "content only",
         "style only",
-        "fused before the second stage",
-        "fused after it",
+        "both, fused by the second stage",
+        "both, as a sum of predictions",
     }
     printed = capsys.readouterr().out
     for variant, row in report["scores"].items():
@@ -104,9 +104,9 @@ def test_the_whole_quickstart_teaches_content_and_style(tmp_path):
     subprocess.run([sys.executable, ROOT / "examples/quickstart.py", "--output", out], check=True, env=env)
     scores = json.loads((out / "report.json").read_text())["scores"]
     assert scores["pictures"] >= 64
-    fused, base = scores["fused after it"], scores["base model"]
+    both, base = scores["both, as a sum of predictions"], scores["base model"]
     for what in ("content", "style", "content_right", "style_right"):
-        assert fused[what]["low"] > base[what]["high"]
+        assert both[what]["low"] > base[what]["high"]
 
 
 @pytest.mark.parametrize("kind", ["styles", "contents"])

@@ -64,7 +64,10 @@ def test_sdxl_preset_is_the_published_recipe():
 def test_embedded_preset():
     config = resolve(StyleConfig, "embedded", **STYLE)
     assert (config.rank, config.resolution, config.layers, config.gradient_accumulation) == (64, 64, "all", 1)
-    assert (config.steps, config.lr, config.partner_lr, config.basis_scale) == (250, 1.2e-3, 4e-4, 8.0)
+    assert (config.steps, config.lr, config.partner_lr, config.basis_scale) == (250, 6e-4, 2e-4, 8.0)
+    content = resolve(ContentConfig, "embedded", **CONTENT)
+    assert (content.steps, content.lr, content.partner_lr) == (150, 1.2e-3, 4e-4)
+    assert config.partner_samples == content.partner_samples == 1
     assert resolve(SecondConfig, "embedded", **SECOND).steps == 20
     drawn = resolve(GenerateConfig, "embedded", prompts="x")
     assert (drawn.size, drawn.guidance) == (64, 1.3)
@@ -436,6 +439,7 @@ def test_what_other_settings_do_not_decide():
         "skip_not_finite",
         "preview_every",
         "preview_prompts",
+        "preview_negative",
         "checkpoint_every",
         "tracker",
     }

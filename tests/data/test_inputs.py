@@ -11,6 +11,7 @@ from conftest import SIZE, picture, refused
 
 from b4m.data.inputs import Group, Inputs, Source, read_inputs
 from b4m.data.summary import summarise
+from b4m.maths.objective import sample_weights, terms
 from b4m.methods.registry import method_of
 
 
@@ -91,6 +92,83 @@ def test_the_order_is_a_function_of_seed_step_and_sample(inputs):
     torch.manual_seed(1)
     assert one.picked(1, 5) == two.picked(1, 5)
     assert [one.picked(1, step) for step in range(9)] != [one.picked(2, step) for step in range(9)]
+
+
+def partners_shown(found: Inputs, step: int, of_step: int) -> list[int]:
+    """The partner images of one step, micro-batch after micro-batch."""
+    micro_batches = [found.micro_batch(77, step * of_step + place, of_step) for place in range(of_step)]
+    return [
+        image
+        for shown in micro_batches
+        for sample, image in zip(shown.samples, shown.images, strict=True)
+        if not found.is_target[sample]
+    ]
+
+
+def world(kind: str, partners: int, k: int | None, target_rows: int = 2) -> Inputs:
+    """A target of three images and partners of one each; images 0, 1, ... are the contents'."""
+    other = {"content": "style", "style": "content"}[kind]
+    first = 3 if kind == "content" else 0
+    lone = [Source(other, True, (first + i,), 1) for i in range(partners)]
+    own = Source(kind, False, tuple(range(3)) if kind == "content" else (partners, partners + 1), target_rows)
+    return Inputs((own, *lone) if kind == "content" else (*lone, own), (), (), partner_samples=k)
+
+
+def test_without_sampling_every_micro_batch_shows_all(inputs):
+    for found in (inputs("content", target_rows=3), inputs("style", target_rows=3)):
+        for number in range(5):
+            shown = found.micro_batch(77, number, 2)
+            assert list(shown.images) == found.picked(77, number) and shown.partner_share == 1
+            assert shown.samples == tuple(range(found.samples))
+
+
+@pytest.mark.parametrize("kind", ["content", "style"])
+@pytest.mark.parametrize(
+    ("partners", "k", "of_step"), [(5, 1, 1), (5, 2, 4), (5, 5, 4), (6, 3, 2), (3, 1, 4)]
+)
+def test_a_step_draws_so_many_partners_and_none_twice_in_an_epoch(kind, partners, k, of_step):
+    found = world(kind, partners, k)
+    epoch = partners // k
+    steps = [partners_shown(found, step, of_step) for step in range(4 * epoch)]
+    assert all(len(drawn) == k for drawn in steps)
+    for start in range(0, len(steps), epoch):
+        drawn = sum(steps[start : start + epoch], [])
+        assert len(set(drawn)) == len(drawn) == k * epoch
+    assert steps == [partners_shown(found, step, of_step) for step in range(4 * epoch)]
+    sizes = [len(found.micro_batch(77, number, of_step).samples) for number in range(4 * of_step)]
+    assert max(sizes) == found.most_samples(of_step) and min(sizes) >= 2  # the target is always there
+
+
+@pytest.mark.parametrize("kind", ["content", "style"])
+@pytest.mark.parametrize(
+    ("partners", "k", "of_step"), [(5, 1, 1), (5, 5, 4), (6, 3, 2), (6, 2, 3), (3, 1, 4)]
+)
+def test_the_mean_over_sampled_partners_is_the_mean_over_all(kind, partners, k, of_step):
+    """Eq. 12 on made-up losses: exactly over an epoch where k divides the number of partners."""
+    found = world(kind, partners, k)
+    losses = torch.rand(20, generator=torch.Generator().manual_seed(0))
+    total = 0.0
+    for number in range(partners // k * of_step):
+        shown = found.micro_batch(77, number, of_step)
+        is_target = found.is_target[list(shown.samples)]
+        of_samples = losses[list(shown.images)]
+        weights = sample_weights(is_target, shown.partner_share)
+        total += float((weights * of_samples)[~is_target].sum())
+        assert float(terms(of_samples, is_target, shown.partner_share)[1]) == pytest.approx(
+            float((weights * of_samples)[~is_target].sum())
+        )
+        assert float(weights[is_target].sum()) == pytest.approx(1)
+    all_of_them = [image for source in found.sources if source.partner for image in source.images]
+    assert total / (partners // k * of_step) == pytest.approx(float(losses[all_of_them].mean()))
+
+
+def test_where_partners_do_not_divide_none_is_favoured():
+    drawn = sum((partners_shown(world("content", 5, 2), step, 1) for step in range(2000)), [])
+    assert all(drawn.count(3 + i) == pytest.approx(800, abs=60) for i in range(5))
+
+
+def test_more_partners_than_there_are_cannot_be_drawn(inputs):
+    refused(lambda: inputs("content", partner_samples=3), "--partner-samples 3: there are 2 partners")
 
 
 def test_captions_win_over_prompts(inputs, folders, tmp_path):

@@ -467,3 +467,30 @@ def test_install_refuses_what_it_cannot_adapt(unet):
     with pytest.raises(UserError, match="no attention"):
         Adapter.install(without, SPEC)
     assert next(without.parameters()).requires_grad, "what is refused is left as it was"
+
+
+# Strengths of each sample
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("layers", ["square", "all"])
+def test_each_sample_may_have_strengths_of_its_own(base, unet, kind, layers):
+    """As in passes of their own; where both are 0 the base model, also where A C is not zero."""
+    installed(unet, BasisSpec(seed=3, rank=6, kind=kind), layers)
+    content, style = (0.0, 1.0, 1.0, 0.5), (0.0, 0.0, 1.0, 2.0)
+    with torch.no_grad():
+        together = predict(unet, content_strength=content, style_strength=style)
+        assert distance(together[:1], predict(base, inputs(slice(0, 1)))) < 1e-5
+        for row in range(1, ROWS):
+            some = inputs(slice(row, row + 1))
+            alone = predict(unet, some, content_strength=content[row], style_strength=style[row])
+            assert distance(together[row : row + 1], alone) < 1e-5
+            assert distance(alone, predict(base, some)) > 1e-3
+
+
+def test_strengths_of_each_sample_are_for_sampling(unet):
+    installed(unet)
+    with pytest.raises(ValueError, match="3 strengths for a batch of 4"):
+        predict(unet, content_strength=(1.0, 0.0, 1.0))
+    with pytest.raises(ValueError, match="for training"):
+        predict(unet, content_samples=2, content_strength=(1.0,) * ROWS)

@@ -152,6 +152,7 @@ FREE = {
     "skip_not_finite": 3,
     "preview_every": 5,
     "preview_prompts": ("another",),
+    "preview_negative": "base",
     "checkpoint_every": 7,
 }
 

@@ -15,6 +15,7 @@ from b4m.files.concept import load_concept
 from b4m.files.lora import load_lora
 from b4m.maths.objective import add_noise, draw_noise, regression_target, sample_losses
 from b4m.maths.plp import FACTORS
+from b4m.training import loop as loop_module
 from b4m.training.loop import Loop, train
 
 
@@ -57,6 +58,36 @@ def test_one_routed_pass_equals_the_separate_passes(stage, settings, tmp_path):
                 assert gradient.abs().max() > 0
                 assert (parameter.grad - gradient).abs().max() <= 1e-6 * gradient.abs().max()
         move(loop)
+
+
+@pytest.mark.parametrize("k", [1, 3])
+@pytest.mark.parametrize("stage", ["content", "style"])
+def test_sampled_partners_have_the_gradient_of_all_in_the_mean(
+    stage, k, settings, folders, tmp_path, monkeypatch
+):
+    """Over an epoch, from one point and under one noise, k partners a step give the gradient of the full sum."""
+    partners = sorted(str(path) for path in Path(folders["content"]).iterdir())[:3]
+    common = {"partner_dirs": partners, "gradient_accumulation": 2, "target_rows": 2}
+    other = {"content": "style", "style": "content"}[stage]
+    noise = torch.randn(4, SIZE // 2, SIZE // 2, generator=torch.Generator().manual_seed(0))
+
+    def one_noise(seed, step, samples, shape, train_timesteps):
+        return noise.expand(len(samples), *noise.shape), torch.full((len(samples),), 500)
+
+    monkeypatch.setattr(loop_module, "draw_noise", one_noise)
+
+    def mean_gradients(name: str, steps: int, **changes) -> list[torch.Tensor]:
+        loop = loaded(settings(stage, tmp_path / name, **common, **changes))
+        loop.learner.zero_grad()
+        for loop.step in range(steps):
+            for index in range(2):
+                loop.micro_step(index)
+        return [parameter.grad / steps for parameter in loop.learner.adapter.parameters_of(other)]
+
+    sampled, full = mean_gradients("sampled", 3 // k, partner_samples=k), mean_gradients("all", 1)
+    for found, expected in zip(sampled, full, strict=True):
+        assert expected.abs().max() > 0
+        assert (found - expected).norm() <= 1e-5 * expected.norm()
 
 
 def test_the_content_loss_gives_the_style_factor_nothing(settings, tmp_path):

@@ -23,6 +23,7 @@ from b4m.training.state import load_state, save_state
     [
         ("content", [2], {"lr_schedule": "cosine", "gradient_accumulation": 2}),
         ("content", [1, 3], {}),
+        ("content", [1, 2], {"partner_samples": 1, "gradient_accumulation": 2}),
         ("style", [3], {"gradient_accumulation": 2, "target_rows": 2}),
         ("second", [1, 3], {}),
         ("second", [2], {"optimizer": "riemannian-sgd", "lr_schedule": "linear"}),
@@ -165,6 +166,7 @@ def test_settings_that_do_not_matter_may_change(settings, started):
         "skip_not_finite": 1,
         "preview_every": 1,
         "preview_prompts": ("another",),
+        "preview_negative": "base",
         "checkpoint_every": 1,
         "tracker": "tensorboard",
     }

@@ -18,7 +18,7 @@ from ..config.resolve import presets_of, resolve
 from ..config.sampling import GenerateConfig
 from ..config.training import ContentConfig, JobConfig, JointConfig, SecondConfig, StyleConfig
 from ..core.errors import UserError
-from ..evaluation.settings import EvaluateConfig, InspectConfig
+from ..evaluation.settings import BalanceConfig, EvaluateConfig, InspectConfig
 from ..files.settings import ExportConfig, SplitConfig
 from ..studies.settings import LibraryConfig, StudyConfig
 from .doctor import DoctorConfig, doctor
@@ -33,7 +33,7 @@ class Command:
     help: str
     example: str
     settings: type | None = None
-    argument: str | None = None  # the field that is given without a flag
+    arguments: tuple[str, ...] = ()  # the fields that are given without a flag
     actions: Mapping[str, "Command"] = dataclasses.field(default_factory=dict)  # words that may follow
 
 
@@ -42,25 +42,25 @@ VOTE = {
         "Make a study from the results of a b4m study, or from folders of images.",
         "b4m vote make outputs/studies/results/table1-ablations --output-dir outputs/vote",
         MakeConfig,
-        argument="source",
+        arguments=("source",),
     ),
     "serve": Command(
         "Let people vote in their browsers, on this machine or, by links or a password, from others.",
         "b4m vote serve outputs/vote --host 0.0.0.0 --links 60",
         ServeConfig,
-        argument="study",
+        arguments=("study",),
     ),
     "report": Command(
         "What the votes say: bars, shares and strengths with intervals, agreement, power, as tables and plot.",
         "b4m vote report outputs/vote",
         ReportConfig,
-        argument="study",
+        arguments=("study",),
     ),
     "simulate": Command(
         "A report of simulated voters with known preferences, kept apart from real votes: is the study large enough?",
         "b4m vote simulate outputs/vote --voters 60 --strengths b4m=3 joint=1",
         SimulateConfig,
-        argument="study",
+        arguments=("study",),
     ),
 }
 
@@ -93,7 +93,7 @@ COMMANDS = {
     "train": Command(
         "Train another registered method: b4m train METHOD, or METHOD:JOB; its flags come after its name.",
         "b4m train joint --content-dir my_bear/ --style-dir chalk/ --output-dir outputs/joint",
-        argument="method",
+        arguments=("method",),
     ),
     "generate": Command(
         "Draw pictures, with a dial for the content and a dial for the style.",
@@ -123,19 +123,26 @@ COMMANDS = {
         "Run a table of the paper, or one of your own: trainings, pictures, scores. Start it once per device.",
         "b4m study table1-ablations --dry-run",
         StudyConfig,
-        argument="study",
+        arguments=("study",),
     ),
     "library": Command(
         "Learn every content and style of a library once, draw all pairs, score them; a gallery and an index.",
         "b4m library examples/configs/library/world.yaml --dry-run",
         LibraryConfig,
-        argument="build",
+        arguments=("build",),
     ),
     "inspect": Command(
-        "Look inside a content, a style or a LoRA: size and rank of each block of each layer, as a picture.",
-        "b4m inspect outputs/fused/pytorch_lora_weights.safetensors --output outputs/inspection",
+        "Look inside a content, a style or a LoRA: size and rank of each block of each layer, as a picture; with "
+        "--interference at what a content and a style do to each other's predictions.",
+        "b4m inspect --interference outputs/bear/content.safetensors outputs/chalk/style.safetensors",
         InspectConfig,
-        argument="file",
+        arguments=("file", "style_file"),
+    ),
+    "balance": Command(
+        "Find the two strengths at which a content and a style move their base model's predictions equally far.",
+        "b4m balance outputs/bear/content.safetensors outputs/chalk/style.safetensors --output bear_chalk.yaml",
+        BalanceConfig,
+        arguments=("content_file", "style_file"),
     ),
     "vote": Command(
         "Ask people: the paper's user studies in a browser, and what they said.",
@@ -241,11 +248,11 @@ def build_parser(method: str | None = None) -> argparse.ArgumentParser:
             sub.add_argument("method", metavar="METHOD", help="a registered method, or METHOD:JOB")
             settings = _job(method) if method else None
         if settings is not None:
-            _add_flags(sub, settings, command.argument)
+            _add_flags(sub, settings, command.arguments)
         if command.actions:
             actions = sub.add_subparsers(dest="action", required=True, metavar="action", parser_class=Parser)
             for word, action in command.actions.items():
-                _add_flags(_add_command(actions, word, action), action.settings, action.argument)
+                _add_flags(_add_command(actions, word, action), action.settings, action.arguments)
     return parser
 
 
@@ -269,7 +276,7 @@ def _job(method: str) -> type[JobConfig]:
     return job_named(name, job or None)
 
 
-def _add_flags(parser: argparse.ArgumentParser, settings: Any, argument: str | None) -> None:
+def _add_flags(parser: argparse.ArgumentParser, settings: Any, arguments: Sequence[str]) -> None:
     """One flag per field of the settings dataclass; the dataclass converts and checks what is given."""
     parser.add_argument(
         "--config", metavar="FILE", default=None, help="YAML file with settings; flags win over it"
@@ -288,9 +295,12 @@ def _add_flags(parser: argparse.ArgumentParser, settings: Any, argument: str | N
     )
     hints = typing.get_type_hints(settings)
     for field in dataclasses.fields(settings):
-        if field.name == argument:
-            parser.add_argument(field.name, metavar=field.name.upper(), help=field.metadata["doc"])
-            continue
+        if field.name in arguments:
+            needed = field.default is dataclasses.MISSING
+            name, doc = field.name.upper(), field.metadata["doc"]
+            parser.add_argument(field.name, metavar=name, nargs=None if needed else "?", help=doc)
+            if needed:
+                continue
         many = typing.get_origin(hints[field.name]) is tuple
         text = field.metadata["doc"].replace("%", "%%")
         if field.metadata["choices"]:
@@ -382,6 +392,14 @@ def _do(config: Any) -> None:
             from ..benchmarking.report import shown
 
             print(shown(bench(config)), f"more in {config.output}", sep="\n")
+        case BalanceConfig():
+            from ..evaluation.balance import balance, balance_table
+
+            print(balance_table(balance(config)))
+        case InspectConfig(interference=True):
+            from ..evaluation.interference import interference, interference_table
+
+            print(interference_table(interference(config)), f"more in {config.output}", sep="\n")
         case InspectConfig():
             from ..evaluation.inspection import inspect
             from ..evaluation.inspection_report import table

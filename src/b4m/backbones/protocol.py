@@ -10,6 +10,7 @@ from torch import Tensor
 
 from ..data.images import Picture
 from ..data.summary import Cut
+from ..maths.composing import Strength
 
 Conditions = dict[str, Tensor]  # by name; a row for each sample
 
@@ -22,6 +23,16 @@ class Attached(Protocol):
 
     def remove(self) -> None:
         """Take it off: the base model again."""
+
+
+@runtime_checkable
+class BySample(Attached, Protocol):
+    """One whose dials may be turned for each sample of a batch."""
+
+    by_sample: ClassVar[bool]
+
+    def arguments(self, content: Strength, style: Strength) -> dict[str, Any] | None:
+        """As above; a strength of all samples, or of each."""
 
 
 @runtime_checkable

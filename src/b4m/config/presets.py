@@ -51,6 +51,9 @@ PRESETS: dict[str, dict[str, dict[str, Any]]] = {
             partner_lr=4e-4,
             lr_schedule="cosine",
         ),
+        # One concept beside partners, one of which a step draws: changes that are small stay apart when composed.
+        "content": dict(steps=150, partner_samples=1),
+        "style": dict(lr=6e-4, partner_lr=2e-4, partner_samples=1),
         "second": dict(steps=20, lr=1e-4, lr_schedule="constant"),
         "generate": dict(base_model=EMBEDDED, size=64, guidance=1.3),
         "evaluate": dict(

@@ -26,6 +26,16 @@ class DrawnWith:
     negative_prompt: str | None = setting("negative prompt", None)
     steps: int = setting("denoising steps (Euler)", 25, low=1, high=1000)
     guidance: float = setting("classifier-free guidance scale", 5.0, low=0, high=1000)
+    negative: str = setting(
+        "what guidance leads away from: the model with the files on it, or the base model without them",
+        "adapted",
+        choices=("adapted", "base"),
+    )
+    compose: str = setting(
+        "how content and style come together: in the weights, or as a sum of predictions (two more a step)",
+        "weights",
+        choices=("weights", "predictions"),
+    )
     size: Size = setting("pixels of a side, or width and height as in 1216x832", 1024, low=8, high=8192)
     content_strength: float = setting("dial of the content: 0 none, 1 as trained", 1.0, low=-100, high=100)
     style_strength: float = setting("dial of the style: 0 none, 1 as trained", 1.0, low=-100, high=100)

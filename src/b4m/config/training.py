@@ -108,6 +108,12 @@ class TrainConfig(JobConfig):
     preview_prompts: tuple[str, ...] = setting(
         "prompts of the sample images, one or more (default: the concept's own)", (), affects_result=False
     )
+    preview_negative: str = setting(
+        "what guidance leads away from in sample images: the model as trained so far, or the base model",
+        "adapted",
+        choices=("adapted", "base"),
+        affects_result=False,
+    )
     checkpoint_every: int = setting(
         "save the state every so many steps (0: only when stopped or done)", 100, low=0, affects_result=False
     )
@@ -222,6 +228,9 @@ class Partners(TrainConfig):
         "let the Prodigy optimizer find the learning rate, which --lr and --partner-lr then multiply (1 is usual)",
         False,
     )
+    partner_samples: int | None = setting(
+        "draw so many of the partners for each step (default: all of them in every micro-batch)", None, low=1
+    )
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -229,6 +238,11 @@ class Partners(TrainConfig):
             raise UserError(
                 f"--prodigy finds one rate for both factors, and --lr is {self.lr:g}, --partner-lr "
                 f"{self.partner_lr:g}: give both the same value (1 is usual)"
+            )
+        if self.partner_samples and self.partner_samples > len(self.partner_dirs):
+            raise UserError(
+                f"--partner-samples {self.partner_samples}: there are {len(self.partner_dirs)} partners to draw from; "
+                "give fewer samples or more --partner-dirs"
             )
         if self.partner_prompts and len(self.partner_prompts) != len(self.partner_dirs):
             raise UserError(
@@ -242,6 +256,7 @@ class ContentConfig(ShowsContent, Partners, Factors, TrainConfig):
     """Stage one of a content."""
 
     stage, result = "content", "content.safetensors"
+    preset_rows = ("content",)  # over those of every training
     needs = ("content_dir", "partner_dirs")
 
 
@@ -250,6 +265,7 @@ class StyleConfig(ShowsStyle, Partners, Factors, TrainConfig):
     """Stage one of a style."""
 
     stage, result = "style", "style.safetensors"
+    preset_rows = ("style",)
     needs = ("style_dir", "partner_dirs")
 
 

@@ -1,5 +1,6 @@
 """What a training shows its model: checked images with captions, and which of them a micro-batch takes."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -46,13 +47,26 @@ class Source:
 
 
 @dataclass(frozen=True)
+class MicroBatch:
+    """What one micro-batch shows."""
+
+    samples: tuple[int, ...]  # numbers of those that are there, of all that a micro-batch may hold
+    images: tuple[int, ...]  # of each sample: index into Inputs.images
+    partner_share: float = 1.0  # what its mean over partners counts in a step's mean over micro-batches
+
+
+@dataclass(frozen=True)
 class Inputs:
-    """All images of a training, with their captions, and the sources that share a micro-batch (content first)."""
+    """All images of a training, with their captions, and the sources that share a micro-batch (content first).
+
+    partner_samples: how many of the partners a step draws; None: all of them are in every micro-batch.
+    """
 
     sources: tuple[Source, ...]
     images: tuple[Picture, ...]
     prompts: tuple[str, ...]  # of the images
     findings: tuple[Finding, ...] = ()  # what the user should know of the files
+    partner_samples: int | None = None
 
     @property
     def samples(self) -> int:
@@ -83,6 +97,41 @@ class Inputs:
             for number, source in enumerate(self.sources)
             for sample in range(source.samples)
         ]
+
+    def micro_batch(self, seed: int, number: int, of_step: int) -> MicroBatch:
+        """Micro-batch `number`, counted from the start, where a step has `of_step`: a function of these alone.
+
+        The partners that a step draws are spread over its micro-batches. An epoch is as many steps as draw no partner
+        twice; then all are shuffled again. Each is as likely as any other at every step, so that the step's mean over
+        its k partners has the mean over all of them, that of Eq. 12, for its expectation.
+        """
+        images = self.picked(seed, number)
+        if self.partner_samples is None:
+            return MicroBatch(tuple(range(len(images))), tuple(images))
+        step, place = divmod(number, of_step)
+        partners, is_target = self._partners_of(seed, step), self.is_target.tolist()
+        due = [i for i in range(len(partners)) if i * of_step // len(partners) == place]
+        first = is_target.index(False)  # partners are one sample each, side by side
+        shown = {sample: image for sample, image in enumerate(images) if is_target[sample]}
+        shown |= {first + i: partners[i] for i in due}
+        samples = tuple(sorted(shown))
+        share = len(due) * of_step / len(partners)
+        return MicroBatch(samples, tuple(shown[sample] for sample in samples), share)
+
+    def most_samples(self, of_step: int) -> int:
+        """Samples of the largest micro-batch, where a step has `of_step`."""
+        partners = sum(source.partner for source in self.sources)
+        due = partners if self.partner_samples is None else math.ceil(self.partner_samples / of_step)
+        return self.samples - partners + due
+
+    def _partners_of(self, seed: int, step: int) -> list[int]:
+        """An image of each partner that a step draws."""
+        numbers = [number for number, source in enumerate(self.sources) if source.partner]
+        k = self.partner_samples or len(numbers)
+        epoch, place = divmod(step, len(numbers) // k)
+        order = torch.randperm(len(numbers), generator=seeded("partners", seed, epoch))
+        drawn = [numbers[i] for i in order[place * k : (place + 1) * k]]
+        return [self.sources[number].pick((seed, number), epoch) for number in drawn]
 
     def facts(self) -> dict:
         """What the inputs hold, whatever the files are called."""

@@ -7,6 +7,9 @@ from ..config.presets import PRESETS
 from ..config.sampling import DrawnWith
 from ..core.errors import UserError
 
+REFERENCES = "references whose noised copies are looked at (default: images that the base model draws)"
+PROMPTS = "what calls the two together (default: the prompts in the files, as one)"
+
 
 @dataclass(frozen=True, kw_only=True)
 class EvaluateConfig(DrawnWith):
@@ -79,6 +82,41 @@ class InspectConfig:
     base_model: ModelName | None = setting(
         "the model a content or style was made for (only its layer sizes are read; default: the one the file names)",
         None,
+    )
+    interference: bool = setting(
+        "measure instead how far the content FILE and the style STYLE_FILE move predictions, and disturb each other",
+        False,
+    )
+    content_dir: InputPath | None = setting(REFERENCES, None)
+    prompts: tuple[str, ...] = setting(PROMPTS, ())
+
+    def __post_init__(self) -> None:
+        check(self)
+        if self.interference and self.style_file is None:
+            raise UserError("--interference needs two files: b4m inspect --interference CONTENT STYLE")
+        if not self.interference and (self.content_dir or self.prompts):
+            raise UserError("--content-dir and --prompts go with --interference")
+
+
+@dataclass(frozen=True)
+class BalanceConfig:
+    """Settings of `b4m balance`. Raises UserError for a value that cannot work."""
+
+    content_file: InputPath = setting("a content file")
+    style_file: InputPath = setting("a style file that composes with it")
+    base_model: ModelName | None = setting(
+        "the model they were made for (default: the one that the content names)", None
+    )
+    content_dir: InputPath | None = setting(REFERENCES, None)
+    prompts: tuple[str, ...] = setting(PROMPTS, ())
+    bound: float | None = setting(
+        "let neither move predictions by more than this share of their power (default: both equally far)",
+        None,
+        low=1e-4,
+        high=100,
+    )
+    output: OutputPath | None = setting(
+        "YAML file for the two strengths, which b4m generate --config reads", None
     )
 
     def __post_init__(self) -> None:

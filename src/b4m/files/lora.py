@@ -21,6 +21,10 @@ from .dialects import DIALECTS
 from .identity import sizes_of
 from .lycoris import require
 
+NOT_CARRIED = (
+    "Weights alone: guidance against the base model (b4m generate --negative base) and summed predictions "
+    "(--compose predictions) are ways of drawing, which a LoRA file cannot carry."
+)
 # True of the file that was read and no longer of the one being written.
 _STALE = (
     "format",
@@ -81,6 +85,7 @@ def header(
     found = {
         "modelspec.title": title,
         **(shown_words if words else {}),
+        **({"modelspec.usage_hint": NOT_CARRIED} if "b4m.basis" in metadata else {}),
         **{key: value for key, value in metadata.items() if key not in _STALE},
         "modelspec.sai_model_spec": "1.0.0",
         "modelspec.implementation": implementation,

@@ -9,6 +9,7 @@ from diffusers.models.attention_processor import Attention, AttnProcessor, AttnP
 from torch import Tensor, nn
 
 from ..core.errors import UserError
+from .composing import Strength, runs
 from .plp import FACTORS, BasisSpec, basis, compose, start
 
 PROJECTIONS = ("to_q", "to_k", "to_v", "to_out.0")
@@ -77,16 +78,22 @@ class PLPLinear(nn.Module):
         self,
         x: Tensor,
         content_samples: int | None = None,
-        content_strength: float = 1.0,
-        style_strength: float = 1.0,
+        content_strength: Strength = 1.0,
+        style_strength: Strength = 1.0,
         onto: nn.Module | None = None,
     ) -> Tensor:
         """dW x: (samples, tokens, n) -> (samples, tokens, m), in x's dtype (or autocast's).
 
         onto: the layer that is adapted: onto(x) + dW x.
         content_samples: the first so many samples train B alone, the others D alone (Eq. 12); None: all both.
-        content_strength, style_strength: scale B and D. Raises ValueError for more content samples than samples.
+        content_strength, style_strength: scale B and D, of all samples or of each; a sample of a batch whose own are
+        both 0 passes the frozen layer alone. Raises ValueError for more content samples than samples, for another
+        number of strengths, and for content samples where each sample has strengths of its own.
         """
+        if isinstance(content_strength, Sequence) or isinstance(style_strength, Sequence):
+            if content_samples is not None:
+                raise ValueError("content_samples is for training, strengths of each sample are for sampling")
+            return self._by_runs(x, content_strength, style_strength, onto)
         samples = x.shape[0]
         if content_samples is not None and not 0 <= content_samples <= samples:
             raise ValueError(f"content_samples is {content_samples}, but the batch has {samples} samples")
@@ -104,6 +111,16 @@ class PLPLinear(nn.Module):
         y = _RoutedProduct.apply(flat, W, b, self.A, B, self.C, D, content_end, style_start)
         y = y.unflatten(0, x.shape[:-1])
         return y if onto is None or W is not None else onto(x) + y
+
+    def _by_runs(self, x: Tensor, content: Strength, style: Strength, onto: nn.Module | None) -> Tensor:
+        """Samples of equal strengths together, so that none pays for what it does not use."""
+        parts = []
+        for some, c, s in runs(content, style, len(x)):
+            if onto is not None and c == s == 0:
+                parts.append(onto(x[some]))
+            else:
+                parts.append(self(x[some], None, c, s, onto))
+        return torch.cat(parts)
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> "PLPLinear":
         # denoiser.to(float16) reaches this module too. It may move B, D, A, C but must not round them.
@@ -130,8 +147,8 @@ class PLPAttnProcessor(nn.Module):
         attention_mask: Tensor | None = None,
         temb: Tensor | None = None,
         content_samples: int | None = None,
-        content_strength: float = 1.0,
-        style_strength: float = 1.0,
+        content_strength: Strength = 1.0,
+        style_strength: Strength = 1.0,
     ) -> Tensor:
         """hidden_states (samples, tokens, n) or (samples, n, height, width), and out in the same shape.
 

@@ -69,20 +69,23 @@ def sample_losses(prediction: Tensor, target: Tensor, mask: Tensor | None = None
     return (mask * errors).flatten(1).mean(1) / mask.flatten(1).mean(1)
 
 
-def terms(losses: Tensor, is_target: Tensor) -> Tensor:
-    """The two terms of Eq. 12 (2,): the mean over the target's samples, the mean over the n partner samples.
+def terms(losses: Tensor, is_target: Tensor, partner_share: float = 1.0) -> Tensor:
+    """The two terms of Eq. 12 (2,): the mean over the target's samples, the mean over the partner samples.
 
-    losses (samples,); is_target (samples,) bool; the term of a kind without samples is 0. No indexing with a mask,
-    which would make the host wait for the device to count.
+    losses (samples,); is_target (samples,) bool; the term of a kind without samples is 0. partner_share: what the
+    second counts where a step's partners are spread over its micro-batches. No indexing with a mask, which would make
+    the host wait for the device to count.
     """
     kinds = torch.stack([is_target, ~is_target])
-    return torch.where(kinds, losses, 0).sum(1) / kinds.sum(1).clamp(min=1)
+    means = torch.where(kinds, losses, 0).sum(1) / kinds.sum(1).clamp(min=1)
+    return means * means.new_tensor([1.0, partner_share])
 
 
-def sample_weights(is_target: Tensor) -> Tensor:
-    """What each sample counts in Eq. 12 (samples,) float32: one over the number of samples of its kind."""
+def sample_weights(is_target: Tensor, partner_share: float = 1.0) -> Tensor:
+    """What each sample counts in Eq. 12 (samples,) float32: one over the number of its kind, as in `terms`."""
     kinds = torch.stack([is_target, ~is_target])
-    return (kinds / kinds.sum(1, keepdim=True).clamp(min=1)).sum(0)
+    weights = kinds / kinds.sum(1, keepdim=True).clamp(min=1)
+    return (weights * weights.new_tensor([[1.0], [partner_share]])).sum(0)
 
 
 def in_parts(shapes: Sequence[Hashable], at_once: int | None) -> list[list[int]]:

@@ -1,6 +1,7 @@
 """B4M: content and style learned apart, each beside partners (Sec. 4.2), then tuned together (Sec. 4.3)."""
 
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -33,6 +34,7 @@ class StageOne(DenoisingTask):
         kind = config.stage
         prompt = config.prompt or getattr(config, f"{kind}_prompt")
         super().__init__(config, {kind: prompt}, prompt, partner=OTHER[kind])
+        self.inputs = replace(self.inputs, partner_samples=config.partner_samples)
 
     def start(self, backbone: Backbone) -> "StageOneLearner":
         config = self.config

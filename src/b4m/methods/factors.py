@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from contextlib import redirect_stdout
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import nn
@@ -17,6 +17,7 @@ from ..data.inputs import Inputs
 from ..files.concept import Concept, save_concept
 from ..files.lora import save_lora, spec_metadata
 from ..maths.adapter import Adapter
+from ..maths.composing import Strength
 from ..maths.plp import FACTORS, BasisSpec
 from ..maths.stacks import Stacks
 from .denoising import DenoisingLearner
@@ -93,10 +94,12 @@ def prodigy(learner: FactorLearner) -> torch.optim.Optimizer:
 class AttachedFactors:
     """B and D on a denoiser, with a dial for each."""
 
+    by_sample: ClassVar[bool] = True
+
     def __init__(self, adapter: Adapter, backbone: Backbone) -> None:
         self.adapter, self.backbone = adapter, backbone
 
-    def arguments(self, content: float, style: float) -> dict[str, Any]:
+    def arguments(self, content: Strength, style: Strength) -> dict[str, Any]:
         return {"content_strength": content, "style_strength": style}
 
     def remove(self) -> None:

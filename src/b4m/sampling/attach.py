@@ -1,11 +1,13 @@
 """Trained files onto a base model and off again, whichever method made them."""
 
+from collections.abc import Sequence
 from typing import Any
 
 from ..backbones.latent_diffusion import check_base
-from ..backbones.protocol import Backbone
+from ..backbones.protocol import Backbone, BySample
 from ..core.errors import UserError
 from ..files.opening import BASE, open_role
+from ..maths.composing import Strength
 from ..methods.registry import METHODS, method
 
 
@@ -48,8 +50,18 @@ def detach(backbone: Backbone) -> None:
         backbone.attached = None
 
 
-def dials(backbone: Backbone, content: float, style: float) -> dict[str, Any] | None:
-    """The two strengths as `cross_attention_kwargs`. Raises UserError where they cannot be followed."""
+def dials(backbone: Backbone, content: Strength, style: Strength) -> dict[str, Any] | None:
+    """The two strengths, of all samples or of each, as `cross_attention_kwargs`.
+
+    Raises UserError where they cannot be followed.
+    """
+    if isinstance(backbone.attached, BySample):
+        return backbone.attached.arguments(content, style)
+    if isinstance(content, Sequence) or isinstance(style, Sequence):
+        raise UserError(
+            "--negative base and --compose predictions need concept files or a fused file of b4m: these files have one "
+            "strength for a whole batch; leave them out"
+        )
     if backbone.attached is not None:
         return backbone.attached.arguments(content, style)
     if content != style:

@@ -1,6 +1,7 @@
 """Images from prompts and seeds, for generate, previews, evaluation and studies alike."""
 
 from collections.abc import Iterable, Sequence
+from contextlib import nullcontext
 from pathlib import Path
 
 import torch
@@ -15,7 +16,9 @@ from ..config.sampling import DrawnWith
 from ..core.errors import UserError
 from ..core.storage import write_atomic
 from ..data.findings import brief, quoted
+from ..maths.composing import BASE, COMPOSING
 from .attach import dials
+from .composed import composed
 from .told import told
 
 PIXELS_AT_ONCE = 4 * 1024 * 1024  # of one batch: four images of SDXL's own size
@@ -34,11 +37,15 @@ def sample(
     style_strength: float = 1.0,
     negative_prompt: str | None = None,
     embeddings: dict[str, Tensor] | None = None,
+    negative: str = "adapted",
+    compose: str = "weights",
 ) -> list[Image.Image]:
     """One image per prompt and seed (lists of one length), of `size` pixels: a side, or "1216x832".
 
     An image starts from its own seed's noise, whatever else is in its batch. Euler steps as in the paper.
     embeddings: `encode_guided` of the prompts, for a backbone whose text encoders are gone.
+    negative: what guidance leads away from, the base model ("base") or the one with the files on it ("adapted").
+    compose: how content and style come together, a key of `maths.composing.COMPOSING`.
     Raises UserError for a size the model cannot draw and dials the file cannot follow.
     """
     if len(prompts) != len(seeds):
@@ -47,9 +54,11 @@ def sample(
     width, height = sides(size or pipe.unet.config.sample_size * pipe.vae_scale_factor)
     for side in (width, height):
         backbone.check_size(side, "--size")
-    kwargs = dials(backbone, content_strength, style_strength)
+    if backbone.attached is None:
+        dials(backbone, content_strength, style_strength)  # refuses what would say nothing
+    asked = COMPOSING[compose](content_strength, style_strength)
     scheduler, pipe.scheduler = pipe.scheduler, backbone.sampler(steps)
-    at_once = max(1, min(SAMPLES_AT_ONCE, PIXELS_AT_ONCE // (width * height)))
+    at_once = max(1, min(SAMPLES_AT_ONCE, PIXELS_AT_ONCE // (width * height)) // len(asked))
     images = []
     try:
         for start in range(0, len(prompts), at_once):
@@ -58,21 +67,25 @@ def sample(
                 encoded = backbone.encode_guided(prompts[some], negative_prompt)
             else:
                 encoded = {name: tensor[some] for name, tensor in embeddings.items()}
-            if isinstance(backbone.attached, Draws):
-                latents = backbone.attached.draw(prompts[some], steps, guidance, width, height)
-                images += backbone.decode_latents(latents)
-                continue
-            with told(backbone, prompts[some]):
-                latents = pipe(
-                    **encoded,
-                    num_inference_steps=steps,
-                    guidance_scale=guidance,
-                    height=height,
-                    width=width,
-                    generator=[torch.Generator().manual_seed(seed) for seed in seeds[some]],
-                    output_type="latent",
-                    cross_attention_kwargs=kwargs,
-                ).images
+            answers = [asked] * len(seeds[some])
+            if guidance > 1:
+                answers = [BASE if negative == "base" else asked] * len(answers) + answers
+            with composed(backbone, answers) if backbone.attached else nullcontext() as arguments:
+                if isinstance(backbone.attached, Draws):
+                    latents = backbone.attached.draw(prompts[some], steps, guidance, width, height)
+                    images += backbone.decode_latents(latents)
+                    continue
+                with told(backbone, prompts[some]):
+                    latents = pipe(
+                        **encoded,
+                        num_inference_steps=steps,
+                        guidance_scale=guidance,
+                        height=height,
+                        width=width,
+                        generator=[torch.Generator().manual_seed(seed) for seed in seeds[some]],
+                        output_type="latent",
+                        cross_attention_kwargs=arguments,
+                    ).images
             images += backbone.decode_latents(latents)
     finally:
         pipe.scheduler = scheduler
@@ -88,7 +101,7 @@ def open_for(config: DrawnWith) -> Backbone:
 def sample_with(
     backbone: Backbone, config: DrawnWith, prompts: Sequence[str], seeds: Sequence[int]
 ) -> list[Image.Image]:
-    """`sample` with the steps, guidance, size, dials and negative prompt of `config`.
+    """`sample` with the steps, guidance, size, dials and negative branch of `config`.
 
     Raises UserError for a prompt whose end the model would not read.
     """
@@ -103,6 +116,8 @@ def sample_with(
         config.content_strength,
         config.style_strength,
         config.negative_prompt,
+        negative=config.negative,
+        compose=config.compose,
     )
 
 

@@ -6,10 +6,11 @@ from pathlib import Path
 from torch import Tensor, nn
 
 from ..core.errors import UserError
+from ..data.inputs import MicroBatch
 from ..methods.protocol import Learner
 
-# Of one step: (images of the samples, their losses (samples,)) of each micro-batch.
-Passes = Sequence[tuple[Sequence[int], Tensor]]
+# Of one step: each micro-batch and the losses (samples,) of what it showed.
+Passes = Sequence[tuple[MicroBatch, Tensor]]
 
 
 def suspects(passes: Passes, learner: Learner, images: Sequence[Path]) -> str:
@@ -19,8 +20,8 @@ def suspects(passes: Passes, learner: Learner, images: Sequence[Path]) -> str:
     """
     samples = [
         (sample, image, bool(finite))
-        for picked, losses in passes
-        for sample, (image, finite) in enumerate(zip(picked, losses.isfinite().tolist(), strict=True))
+        for shown, losses in passes
+        for sample, image, finite in zip(shown.samples, shown.images, losses.isfinite().tolist(), strict=True)
     ]
     found = [(sample, image) for sample, image, finite in samples if not finite]
     if not found:

@@ -19,7 +19,7 @@ from ..config.training import JobConfig, TrainConfig
 from ..core.errors import UserError
 from ..core.lock import exclusive
 from ..core.process import advice, check_writable, deterministic, peak_mb, signals
-from ..data.inputs import Inputs
+from ..data.inputs import Inputs, MicroBatch
 from ..maths.objective import draw_noise, in_parts, sample_weights, terms
 from ..methods.protocol import Batch
 from ..methods.registry import method_of
@@ -125,7 +125,7 @@ class Loop:
         self.progress, self.book, self.step = progress, book, progress.step
         self.is_target = inputs.is_target.to(accelerator.device)
         self.train_timesteps = len(self.learner.backbone.alphas_cumprod)
-        self.passes: list[tuple[list[int], Tensor]] = []  # of one step: images and losses of the samples
+        self.passes: list[tuple[MicroBatch, Tensor]] = []  # of one step, with the losses of the samples
         self.optimizer = accelerator.prepare_optimizer(self.learner.optimizer())
         if self.step:
             unpack(progress.tensors, progress.meta, self.learner.named, self.optimizer, accelerator.scaler)
@@ -177,13 +177,16 @@ class Loop:
     def micro_step(self, index: int) -> Tensor:
         """One micro-batch and its gradients. -> (3,): loss, target term, partner term of Eq. 12."""
         config, device = self.config, self.accelerator.device
+        of_step = config.gradient_accumulation * self.accelerator.num_processes
         number = self.step * config.gradient_accumulation + index
         number = number * self.accelerator.num_processes + self.accelerator.process_index
-        picked = self.inputs.picked(config.seed, number)
-        parts = in_parts([self.cache.latents[image].shape for image in picked], config.rows_per_pass)
+        shown = self.inputs.micro_batch(config.seed, number, of_step)
+        is_target = self.is_target[list(shown.samples)]
+        weights = sample_weights(is_target, shown.partner_share)
+        parts = in_parts([self.cache.latents[image].shape for image in shown.images], config.rows_per_pass)
         losses = []
-        for places in parts:
-            batch = self.batch(number, picked, places)
+        for part in parts:
+            batch = self.batch(number, shown, part, weights)
             self.mark("data")
             loss, of_samples = self.learner.loss(batch)
             self.mark("forward")
@@ -191,14 +194,14 @@ class Loop:
             self.mark("backward")
             losses.append(of_samples)
         losses = torch.cat(losses)[torch.tensor(sum(parts, []), device=device).argsort()]
-        self.passes.append((picked, losses))  # to name a sample whose loss is not finite
-        target, partner = terms(losses, self.is_target)
+        self.passes.append((shown, losses))  # to name a sample whose loss is not finite
+        target, partner = terms(losses, is_target, shown.partner_share)
         return torch.stack([target + partner, target, partner])
 
-    def batch(self, number: int, picked: Sequence[int], places: Sequence[int]) -> Batch:
-        """The samples at these places of micro-batch `number`, which shows the images `picked`."""
+    def batch(self, number: int, shown: MicroBatch, part: Sequence[int], weights: Tensor) -> Batch:
+        """Those of the samples that micro-batch `number` shows which `part` counts; weights: of all that are shown."""
         device, cache = self.accelerator.device, self.cache
-        chosen = [picked[place] for place in places]
+        chosen, places = [shown.images[i] for i in part], [shown.samples[i] for i in part]
         images = torch.tensor(chosen, device=device)
         latents = torch.stack([cache.latents[image] for image in chosen])
         noise, timesteps = draw_noise(
@@ -209,7 +212,7 @@ class Loop:
             latents,
             noise.to(device),
             timesteps.to(device),
-            sample_weights(self.is_target)[torch.tensor(places, device=device)],
+            weights[torch.tensor(part, device=device)],
             cache.conditions(images),
             places,
             None if cache.masks is None else torch.stack([cache.masks[image] for image in chosen]),
@@ -270,6 +273,7 @@ class Loop:
                 [self.config.seed] * len(self.preview_prompts),
                 size=self.config.resolution,
                 embeddings=self.embeddings,
+                negative=self.config.preview_negative,
             )
             if main:
                 labels = self.preview_prompts if len(images) > 1 else ()

@@ -56,6 +56,7 @@ def start(config: TrainConfig, task: Task, accelerator: Accelerator, say: Callab
             embeddings = backbone.encode_guided(prompts, None)
     backbone.free(keep_vae=bool(config.preview_every), keep_encoders=learner.reads_prompts)
     learnable = list(learner.named.values())
-    say(estimate_line(backbone, cache, task.inputs.samples, config, learnable, accelerator.num_processes))
+    samples = task.inputs.most_samples(config.gradient_accumulation * accelerator.num_processes)
+    say(estimate_line(backbone, cache, samples, config, learnable, accelerator.num_processes))
     place(backbone.denoiser, config, accelerator.device)
     return Ready(learner, cache, prompts, embeddings, summary.entries)

@@ -1,0 +1,81 @@
+"""`b4m inspect --interference`: the numbers beside passes made by hand, what it writes, what it refuses."""
+
+import json
+from statistics import fmean
+
+import pytest
+from conftest import refused
+from PIL import Image
+
+from b4m.backbones.registry import open_backbone
+from b4m.core.errors import UserError
+from b4m.evaluation import pair
+from b4m.evaluation.interference import interference, interference_table
+from b4m.evaluation.pair import joint_prompt
+from b4m.evaluation.settings import InspectConfig
+from b4m.files.concept import load_concept
+from b4m.sampling.attach import attach
+from b4m.sampling.states import drawn, predict
+
+LEVELS = 3
+
+
+@pytest.fixture(autouse=True)
+def few_states(monkeypatch):
+    monkeypatch.setattr(pair, "LEVELS", LEVELS)
+
+
+def config(trained, tmp_path, **changes) -> InspectConfig:
+    given = {
+        "file": trained["content_file"],
+        "style_file": trained["style_file"],
+        "output": str(tmp_path / "out"),
+    }
+    return InspectConfig(**{**given, "interference": True, **changes})
+
+
+def test_it_measures_what_four_passes_say(tiny_base, trained, tmp_path):
+    report = interference(config(trained, tmp_path, prompts=("a bear",)))
+    backbone = open_backbone(tiny_base)
+    states = drawn(backbone, ["a bear"] * 4, range(4), LEVELS)[0]  # the noisiest
+    base = predict(backbone, states, 0, 0)
+    attach(backbone, trained["content_file"], trained["style_file"])
+    c, s, both = (predict(backbone, states, *dials) - base for dials in ((1, 0), (0, 1), (1, 1)))
+    power = [v.square().flatten(1).mean(1) for v in (base, c, s, both - c - s)]
+    last = report["levels"][-1]
+    assert last["timestep"] == states.timestep and len(report["levels"]) == LEVELS
+    assert last["content"] == pytest.approx(float((power[1] / power[0]).mean()), rel=1e-3)
+    assert last["style"] == pytest.approx(float((power[2] / power[0]).mean()), rel=1e-3)
+    assert last["interference"] == pytest.approx(float((power[3] / (power[1] + power[2])).mean()), rel=1e-3)
+    assert report["mean"]["style"] == pytest.approx(fmean(level["style"] for level in report["levels"]))
+    assert json.loads((tmp_path / "out/interference.json").read_text()) == report
+    assert Image.open(tmp_path / "out/interference.png").width > 300
+    lines = interference_table(report).splitlines()
+    assert len(lines) == LEVELS + 2 and lines[-1].split()[0] == "mean"
+
+
+def test_on_the_pairs_own_references_and_prompts(trained, folders, tmp_path):
+    of_base = interference(config(trained, tmp_path))
+    of_images = interference(config(trained, tmp_path, content_dir=folders["content"]))
+    assert of_images["states"] == folders["content"] and of_base["states"] == "images of the base model"
+    assert of_images["mean"] != of_base["mean"]
+
+
+def test_the_prompt_that_calls_both(trained):
+    concepts = [load_concept(trained[f"{kind}_file"]) for kind in ("content", "style")]
+    prompts = [concept.metadata["prompt"] for concept in concepts]
+    assert joint_prompt(*concepts) == f"{prompts[0]} {prompts[1].removeprefix('a picture ')}"
+    del concepts[1].metadata["prompt"]
+    refused(lambda: joint_prompt(*concepts), "--prompts")
+
+
+def test_bad_input_writes_nothing(trained, tmp_path):
+    with pytest.raises(UserError, match="needs two files"):
+        config(trained, tmp_path, style_file=None)
+    with pytest.raises(UserError, match="go with --interference"):
+        config(trained, tmp_path, interference=False, prompts=("a bear",))
+    refused(
+        lambda: interference(config(trained, tmp_path, style_file=trained["content_file"])), "holds a content"
+    )
+    refused(lambda: interference(config(trained, tmp_path, file=trained["lora_file"])), "not a concept file")
+    assert not (tmp_path / "out").exists()
