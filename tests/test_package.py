@@ -62,7 +62,7 @@ def test_a_wheel_holds_all_that_a_preset_names(wheel):
     for folder in SHIPPED:
         files = [file for file in (ROOT / "examples" / folder).rglob("*") if file.is_file()]
         assert files and {f"b4m/{file.relative_to(ROOT).as_posix()}" for file in files} <= listed
-    assert {"b4m/py.typed", "b4m/apps/api.py", "b4m/cli.py"} <= listed
+    assert {"b4m/py.typed", "b4m/apps/api.py", "b4m/apps/studio/studio.css", "b4m/cli.py"} <= listed
     settings = [file for file in (ROOT / "src/b4m/backbones/configs").rglob("*") if file.is_file()]
     assert len(settings) > 14
     assert {file.relative_to(ROOT / "src").as_posix() for file in settings} <= listed
