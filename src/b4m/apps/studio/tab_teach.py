@@ -76,8 +76,9 @@ class _Form:
                 info="taught beside these, so that content and style do not grow together",
             )
             gr.HTML(SEARCH_BOX, js_on_load=SEARCH, apply_default_css=False)
-            self.rows = advanced.rows(teach.CONFIGS["content"], preset)
-            self.settings = [_setting(row) for row in self.rows]
+            # The same settings for both kinds, with defaults of their own.
+            self.rows = {kind: advanced.rows(job, preset) for kind, job in teach.CONFIGS.items()}
+            self.settings = [_setting(row) for row in self.rows["content"]]
         with gr.Accordion("The command that does the same", open=False, elem_id="command-box"):
             self.command = gr.Textbox(
                 show_label=False,
@@ -101,14 +102,14 @@ class _Form:
     def read(self, *values: Any) -> Form:
         """From the values of `typed`."""
         kind, name, class_word, trigger, length, partners, *settings = values
-        changed = {row.name: str(value) for row, value in zip(self.rows, settings, strict=True)}
-        own = {row.name: changed[row.name] for row in self.rows if changed[row.name] != row.default}
+        typed = zip(self.rows[kind], settings, strict=True)
+        own = {row.name: str(value) for row, value in typed if str(value) != row.default}
         texts = [str(text or "") for text in (name, class_word, trigger)]
         return Form(kind, texts[0], texts[1], texts[2], length, tuple(partners or ()), own)
 
     def show(self, form: Form) -> list[Any]:
         """Values of `typed`."""
-        values = [form.typed.get(row.name, row.default) for row in self.rows]
+        values = [form.typed.get(row.name, row.default) for row in self.rows[form.kind]]
         return [
             form.kind,
             form.name,
