@@ -92,6 +92,7 @@ class _Form:
             self.doctor = gr.Button("Check this machine", elem_id="doctor")
             self.start = gr.Button("Start training", variant="primary", elem_id="start")
         self.status = gr.HTML(apply_default_css=False, elem_id="teach-status")
+        self.restored = gr.HTML(apply_default_css=False)  # of its own: the line above it changes at once
 
     @property
     def typed(self) -> list[Any]:
@@ -177,7 +178,7 @@ def _wire_form(studio: Studio, blocks: gr.Blocks, form: _Form) -> None:
     def reopened() -> tuple:
         kind = (project.drafts().get("teach") or {}).get("kind")
         *values, _ = show(kind if kind in teach.CONFIGS else "content")
-        return (*values, RESTORED)
+        return (*values, RESTORED, "")
 
     def examine():
         yield "", html.note("Looking at this machine ...", "busy")
@@ -199,7 +200,7 @@ def _wire_form(studio: Studio, blocks: gr.Blocks, form: _Form) -> None:
     wiring.on(form.files.upload, upload, [form.kind, form.files], [form.files, form.desk])
     wiring.on(form.desk.click, drop, [form.kind], [form.desk])
     wiring.on(form.kind.input, show, [form.kind], everything)
-    wiring.on(blocks.load, reopened, [], everything)
+    wiring.on(blocks.load, reopened, [], [*everything, form.restored])
     # Not .input: what is pasted is no input to Gradio.
     changes = [one.change for one in form.typed if one is not form.kind]
     wiring.on(changes, change, form.typed, [form.command, form.desk], trigger_mode="always_last")
