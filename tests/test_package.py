@@ -68,7 +68,6 @@ def test_a_wheel_holds_all_that_a_preset_names(wheel):
         "b4m/apps/studio/studio.css",
         "b4m/cli.py",
         "b4m/studies/page/page.html",
-        "b4m/apps/studio/studio.css",
         "b4m/apps/vote/page/question.html",
     } <= listed
     settings = [file for file in (ROOT / "src/b4m/backbones/configs").rglob("*") if file.is_file()]
