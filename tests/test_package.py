@@ -65,6 +65,7 @@ def test_a_wheel_holds_all_that_a_preset_names(wheel):
     assert {
         "b4m/py.typed",
         "b4m/apps/api.py",
+        "b4m/apps/studio/studio.css",
         "b4m/cli.py",
         "b4m/studies/page/page.html",
         "b4m/apps/vote/page/question.html",

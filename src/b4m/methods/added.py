@@ -6,8 +6,6 @@ from typing import Any
 from diffusers import ModelMixin
 from torch import Tensor, nn
 
-from ..core.errors import UserError
-
 NAME = "b4m_added"  # of the module beside a layer
 
 
@@ -46,15 +44,6 @@ class LowRankTerm(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         return self.strength * ((x @ self.down.to(x.dtype).T) @ self.up.to(x.dtype).T)
-
-
-def for_all(kind: str, strength: Any) -> float:
-    """A dial's value. Raises UserError for one that differs from sample to sample."""
-    if not isinstance(strength, int | float):
-        raise UserError(
-            f"{kind} strength: this file has one for a whole batch; leave out what asks for several"
-        )
-    return strength
 
 
 class Clock:

@@ -23,7 +23,7 @@ from ..files.opening import Opened, save_method_file
 from ..maths.inversion import grid, invert, move
 from ..maths.null_text import guided, retrace
 from ..maths.prompt_to_prompt import alignment, refine
-from .added import Additions, LowRankTerm, for_all
+from .added import Additions, LowRankTerm
 from .low_rank import LoraContentConfig, check_fit, open_lora
 from .protocol import Pair
 from .tokens import is_on
@@ -170,7 +170,7 @@ class AttachedEdit:
     def arguments(self, content: float, style: float) -> None:
         self.edits = is_on("style", style)
         for term in self.terms.values():
-            term.strength = for_all("content", content)
+            term.strength = content
 
     def draw(self, prompts: Sequence[str], steps: int, guidance: float, width: int, height: int) -> Tensor:
         """Latents (prompts, c, h, w). Raises UserError for steps, guidance or size that are not the inversion's."""

@@ -15,7 +15,7 @@ from ..core.errors import UserError
 from ..files.lora import Layers
 from ..files.opening import Opened, save_method_file
 from ..maths.plp import FACTORS
-from .added import Additions, Clock, for_all, per_sample
+from .added import Additions, Clock, per_sample
 from .low_rank import (
     LoraContentConfig,
     LoraStyleConfig,
@@ -167,7 +167,7 @@ class AttachedChoice:
         return [self.schedule(1 - (t + 1) / self.train_timesteps) for t in self.clock.timesteps]
 
     def arguments(self, content: float, style: float) -> None:
-        self.strength = {"content": for_all("content", content), "style": for_all("style", style)}
+        self.strength = {"content": content, "style": style}
 
     def remove(self) -> None:
         self.additions.remove()

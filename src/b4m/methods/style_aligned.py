@@ -20,7 +20,7 @@ from ..data.inputs import Group, read_inputs
 from ..files.lora import Layers
 from ..files.opening import Opened, save_method_file
 from ..maths.inversion import grid, invert
-from .added import Additions, LowRankTerm, for_all
+from .added import Additions, LowRankTerm
 from .low_rank import LoraContentConfig, check_fit, open_lora
 from .protocol import Pair
 from .tokens import is_on
@@ -157,7 +157,7 @@ class AttachedStyle:
         self.done = backbone.denoiser.register_forward_hook(self._leave)
 
     def arguments(self, content: float, style: float) -> None:
-        self.content, self.style = for_all("content", content), is_on("style", style)
+        self.content, self.style = content, is_on("style", style)
         self._dial(self.content)
 
     def _dial(self, content: float) -> None:

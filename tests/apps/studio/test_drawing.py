@@ -39,6 +39,21 @@ def draw(project, shot):
     return name
 
 
+def test_a_pair_may_be_drawn_as_a_sum_of_predictions_and_one_of_the_two_not(tiny, taught):
+    summed = dataclasses.replace(LOOK, summed=True, guidance=2.0)
+    pair = sheet.shot_of(tiny, summed, 1, taught["content"], taught["style"])
+    assert (pair.settings["compose"], pair.settings["negative"]) == ("predictions", "base")
+    command = cells.shown_command(tiny, pair)
+    assert "--compose predictions" in command and "--negative base" in command
+    weights = sheet.shot_of(
+        tiny, dataclasses.replace(summed, summed=False), 1, taught["content"], taught["style"]
+    )
+    drawn = [Image.open(tiny.cell(draw(tiny, shot))) for shot in (pair, weights)]
+    assert drawn[0].tobytes() != drawn[1].tobytes() and drawn[0].info["compose"] == "predictions"
+    for files in ((taught["content"], None), (None, taught["style"]), (None, None, taught["lora"])):
+        assert "compose" not in sheet.shot_of(tiny, summed, 1, *files).settings
+
+
 def test_a_cell_is_named_by_all_that_decides_it_and_by_nothing_else(tiny, taught):
     shot = sheet.shot_of(tiny, LOOK, 1, taught["content"], taught["style"])
     name = cells.key(tiny, shot)

@@ -12,6 +12,7 @@ from .project import Project
 
 STRENGTHS = (0.0, 0.5, 1.0, 1.5)
 MOST = 400  # cells of one sheet
+SUMMED = {"compose": "predictions", "negative": "base"}  # docs/method.md says why
 
 
 @dataclass(frozen=True)
@@ -40,6 +41,7 @@ class Look:
     guidance: float | None = None
     size: int | None = None
     negative_prompt: str = ""
+    summed: bool = False  # a pair as a sum of predictions, guided against the base model
 
     def settings(self) -> dict[str, Any]:
         given: dict[str, Any] = {"steps": self.steps, "guidance": self.guidance, "size": self.size}
@@ -72,6 +74,8 @@ def shot_of(
         files = library.role_files(project, chosen)
         prompt = look.prompt or pair_prompt(content, style)
     settings = {**look.settings(), **files}
+    if look.summed and content and style and lora is None:
+        settings |= SUMMED
     if files:
         settings |= {"content_strength": dials[0], "style_strength": dials[1]}
     return Shot(prompt, seed, settings)

@@ -1,5 +1,6 @@
 """Compare: two ways to draw one prompt with one seed, or two pinned images, side by side or under a slider."""
 
+from dataclasses import replace
 from typing import Any
 
 import gradio as gr
@@ -15,7 +16,8 @@ WAYS = [
     ("base model alone", "base"),
     ("content alone", "content"),
     ("style alone", "style"),
-    ("both, composed", "composed"),
+    ("both, as a sum of predictions", "summed"),
+    ("both, composed in the weights", "composed"),
     ("both, after the second stage", "second"),
 ]
 
@@ -28,7 +30,7 @@ def build(studio: Studio, blocks: gr.Blocks) -> None:
                 content = gr.Dropdown([], label="Content", elem_id="compare-content")
                 style = gr.Dropdown([], label="Style", elem_id="compare-style")
                 left = gr.Dropdown(WAYS, value="base", label="Left", elem_id="compare-left")
-                right = gr.Dropdown(WAYS, value="composed", label="Right", elem_id="compare-right")
+                right = gr.Dropdown(WAYS, value="summed", label="Right", elem_id="compare-right")
                 prompt = gr.Textbox(label="Prompt", info="empty: the one that calls the pair")
                 seed = gr.Number(77, label="Seed", precision=0, minimum=0)
                 view = gr.Radio(
@@ -65,10 +67,10 @@ def build(studio: Studio, blocks: gr.Blocks) -> None:
             return sheet.shot_of(project, look, number, None, None, fused)
         return sheet.shot_of(
             project,
-            look,
+            replace(look, summed=way == "summed"),
             number,
-            one if way in ("content", "composed") else None,
-            other if way in ("style", "composed") else None,
+            one if way in ("content", "composed", "summed") else None,
+            other if way in ("style", "composed", "summed") else None,
         )
 
     def show(found: tuple[str, str, tuple[str, str]], how: str) -> str:

@@ -14,6 +14,8 @@ from .events import Wiring, acted, piece
 from .sheet import Look, Sheet
 from .studio import Studio
 
+GUIDANCE = 1.5  # against the base model: docs/method.md
+
 
 def build(studio: Studio, blocks: gr.Blocks) -> None:
     with gr.Tab("Mix", id="mix") as tab:
@@ -38,6 +40,7 @@ class _Ask:
 
     def __init__(self, studio: Studio) -> None:
         defaults = {**PRESETS["sdxl"]["generate"], **PRESETS[studio.project.base.preset]["generate"]}
+        summed = studio.project.base.preset == "embedded"  # where it was measured
         self.contents = gr.Dropdown([], multiselect=True, label="Contents", elem_id="contents")
         self.styles = gr.Dropdown([], multiselect=True, label="Styles", elem_id="styles")
         self.lora = gr.Dropdown([], label="Or a fused or foreign LoRA", elem_id="lora")
@@ -53,9 +56,18 @@ class _Ask:
             )
             self.steps = gr.Number(25, label="Denoising steps", precision=0, minimum=1, maximum=1000)
             self.guidance = gr.Number(
-                defaults.get("guidance", 5.0), label="Guidance", minimum=0, maximum=1000
+                GUIDANCE if summed else defaults.get("guidance", 5.0),
+                label="Guidance",
+                minimum=0,
+                maximum=1000,
             )
             self.negative = gr.Textbox(label="Negative prompt")
+            self.summed = gr.Checkbox(
+                summed,
+                label="Content and style as a sum of predictions",
+                info="cleaner, for twice the time; an exported file cannot carry it",
+                elem_id="summed",
+            )
         self.pairs = gr.Button("Draw every pair", variant="primary", elem_id="draw-pairs")
         self.strengths = gr.Button("Strength sheet", elem_id="draw-strengths")
         self.lines = gr.Button("Prompts and seeds", elem_id="draw-prompts")
@@ -64,7 +76,7 @@ class _Ask:
 
     @property
     def look(self) -> list[Any]:
-        return [self.prompts, self.seeds, self.size, self.steps, self.guidance, self.negative]
+        return [self.prompts, self.seeds, self.size, self.steps, self.guidance, self.negative, self.summed]
 
     @property
     def chosen(self) -> list[Any]:
@@ -101,7 +113,9 @@ class _One:
         return [self.image, self.facts, self.command]
 
 
-def read_look(prompts: str, seeds: str, size: float, steps: float, guidance: float, negative: str) -> Look:
+def read_look(
+    prompts: str, seeds: str, size: float, steps: float, guidance: float, negative: str, summed: bool
+) -> Look:
     """From the form. Raises UserError."""
     lines = [line.strip() for line in str(prompts or "").splitlines() if line.strip()]
     numbers = read_seeds(str(seeds or ""))
@@ -114,6 +128,7 @@ def read_look(prompts: str, seeds: str, size: float, steps: float, guidance: flo
         float(guidance),
         int(size),
         str(negative or "").strip(),
+        bool(summed),
     )
 
 

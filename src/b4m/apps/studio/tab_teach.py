@@ -76,8 +76,9 @@ class _Form:
                 info="taught beside these, so that content and style do not grow together",
             )
             gr.HTML(SEARCH_BOX, js_on_load=SEARCH, apply_default_css=False)
-            self.rows = advanced.rows(teach.CONFIGS["content"], preset)
-            self.settings = [_setting(row) for row in self.rows]
+            # The same settings for both kinds, with defaults of their own.
+            self.rows = {kind: advanced.rows(job, preset) for kind, job in teach.CONFIGS.items()}
+            self.settings = [_setting(row) for row in self.rows["content"]]
         with gr.Accordion("The command that does the same", open=False, elem_id="command-box"):
             self.command = gr.Textbox(
                 show_label=False,
@@ -91,6 +92,7 @@ class _Form:
             self.doctor = gr.Button("Check this machine", elem_id="doctor")
             self.start = gr.Button("Start training", variant="primary", elem_id="start")
         self.status = gr.HTML(apply_default_css=False, elem_id="teach-status")
+        self.restored = gr.HTML(apply_default_css=False)  # of its own: the line above it changes at once
 
     @property
     def typed(self) -> list[Any]:
@@ -101,14 +103,14 @@ class _Form:
     def read(self, *values: Any) -> Form:
         """From the values of `typed`."""
         kind, name, class_word, trigger, length, partners, *settings = values
-        changed = {row.name: str(value) for row, value in zip(self.rows, settings, strict=True)}
-        own = {row.name: changed[row.name] for row in self.rows if changed[row.name] != row.default}
+        typed = zip(self.rows[kind], settings, strict=True)
+        own = {row.name: str(value) for row, value in typed if str(value) != row.default}
         texts = [str(text or "") for text in (name, class_word, trigger)]
         return Form(kind, texts[0], texts[1], texts[2], length, tuple(partners or ()), own)
 
     def show(self, form: Form) -> list[Any]:
         """Values of `typed`."""
-        values = [form.typed.get(row.name, row.default) for row in self.rows]
+        values = [form.typed.get(row.name, row.default) for row in self.rows[form.kind]]
         return [
             form.kind,
             form.name,
@@ -176,7 +178,7 @@ def _wire_form(studio: Studio, blocks: gr.Blocks, form: _Form) -> None:
     def reopened() -> tuple:
         kind = (project.drafts().get("teach") or {}).get("kind")
         *values, _ = show(kind if kind in teach.CONFIGS else "content")
-        return (*values, RESTORED)
+        return (*values, RESTORED, "")
 
     def examine():
         yield "", html.note("Looking at this machine ...", "busy")
@@ -198,7 +200,7 @@ def _wire_form(studio: Studio, blocks: gr.Blocks, form: _Form) -> None:
     wiring.on(form.files.upload, upload, [form.kind, form.files], [form.files, form.desk])
     wiring.on(form.desk.click, drop, [form.kind], [form.desk])
     wiring.on(form.kind.input, show, [form.kind], everything)
-    wiring.on(blocks.load, reopened, [], everything)
+    wiring.on(blocks.load, reopened, [], [*everything, form.restored])
     # Not .input: what is pasted is no input to Gradio.
     changes = [one.change for one in form.typed if one is not form.kind]
     wiring.on(changes, change, form.typed, [form.command, form.desk], trigger_mode="always_last")

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from ...config.presets import PRESETS
-from ...config.resolve import resolve
+from ...config.resolve import presets_of, resolve
 from ...config.training import ContentConfig, SecondConfig, StyleConfig, TrainConfig
 from ...core.errors import UserError
 from ...core.where import matches
@@ -57,7 +57,10 @@ class Form:
 
 
 def steps(project: Project, form: Form) -> int:
-    return max(1, round(LENGTHS[form.length] * PRESETS[project.base.preset]["train"]["steps"]))
+    usual = {}
+    for row in presets_of(CONFIGS[form.kind]):
+        usual |= PRESETS[project.base.preset].get(row, {})
+    return max(1, round(LENGTHS[form.length] * usual["steps"]))
 
 
 def desk(project: Project, kind: str) -> Path:
