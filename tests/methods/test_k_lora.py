@@ -12,6 +12,7 @@ from b4m.files.lora import load_lora, save_lora
 from b4m.files.opening import save_method_file
 from b4m.methods.k_lora import KLora, KLoraConfig, Schedule, balance, importance, scores
 from b4m.sampling.attach import attach
+from b4m.sampling.attach import dials as dials_of
 from b4m.sampling.sample import sample
 from b4m.training.loop import train
 
@@ -138,7 +139,7 @@ def test_its_dials_are_two_and_images_follow_the_choice(tiny_base, files, tmp_pa
             backbone, prompts, [1], steps=4, size=SIZE, content_strength=dials[0], style_strength=dials[1]
         )
         drawn[dials] = image[0].tobytes()
-    refused(lambda: backbone.attached.arguments((1.0, 0.5), 1.0), "content strength")
+    refused(lambda: dials_of(backbone, (1.0, 0.5), 1.0), "one strength for a whole batch")
     assert len({*drawn.values()}) == 4 and drawn[0.0, 0.0] == bare
     attach(backbone)
     assert sample(backbone, prompts, [1], steps=4, size=SIZE)[0].tobytes() == bare

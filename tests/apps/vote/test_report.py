@@ -2,6 +2,7 @@
 
 import csv
 import json
+import random
 
 import pytest
 from conftest import refused
@@ -20,7 +21,11 @@ OURS, JOINT, WORDS = METHODS
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    return a_study(tmp_path_factory.mktemp("study"), items=4)
+    """A study whose names and key are always the same ones: what simulated voters answer follows from them."""
+    numbers = random.Random(0)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("secrets.token_hex", lambda size: numbers.randbytes(size).hex())
+        return a_study(tmp_path_factory.mktemp("study"), items=4)
 
 
 @pytest.fixture
