@@ -98,7 +98,13 @@ def test_the_second_stage_names_what_takes_them(files, trained, settings, tmp_pa
         return method("b4m").task(settings("second", tmp_path / "out", **{**files, **changed}))
 
     both = f"--content-file {files['content_file']} --style-file {files['style_file']}"
-    ways = (f"b4m train direct-sum {both}", "b4m train k-lora", "b4m train ziplora", "b4m generate")
+    ways = (
+        "not a concept file",
+        f"b4m train direct-sum {both}",
+        "b4m train k-lora",
+        "b4m train ziplora",
+        "b4m generate",
+    )
     assert "b4m export" not in refused(second, files["content_file"], "made elsewhere", *ways, limit=1000)
     refused(
         lambda: second(content_file=trained["content_file"]), files["style_file"], "b4m export", limit=1000

@@ -93,8 +93,8 @@ def _concepts(config: SecondConfig) -> dict[str, Concept]:
     raise UserError(
         f"{files[elsewhere[0]].where}: a LoRA made elsewhere, not a concept file, and only the frozen parts of those "
         f"fit each other; what takes two LoRAs{first}: b4m train direct-sum {both}; b4m train k-lora with the same "
-        "two; b4m train ziplora with these and --content-dir and --style-dir, all with this --base-model and --preset; or "
-        "b4m generate, which draws their sum"
+        "two; b4m train ziplora with these and --content-dir and --style-dir, all with this --base-model and --preset; "
+        "or b4m generate, which draws their sum"
     )
 
 
