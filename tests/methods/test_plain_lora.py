@@ -17,7 +17,6 @@ from b4m.evaluation.settings import EvaluateConfig
 from b4m.files.export import export
 from b4m.files.lora import load_lora, save_lora
 from b4m.files.settings import ExportConfig
-from b4m.methods.registry import method
 from b4m.sampling.attach import attach, detach
 from b4m.sampling.generate import generate
 from b4m.sampling.sample import drawn_with, sample
@@ -217,17 +216,6 @@ def test_a_concept_and_a_lora_do_not_go_together(backbone, files, trained, tiny_
     refused(lambda: attach(backbone, **both), *both.values(), "b4m export")
     config = ExportConfig(output=str(tmp_path / "x.safetensors"), base_model=tiny_base, **both)
     refused(lambda: export(config), *both.values(), "export the concept")
-
-
-def test_the_second_stage_says_what_goes_together(files, settings, tmp_path):
-    config = settings("second", tmp_path / "out", content_file=files["attention"], style_file=files["others"])
-    refused(
-        lambda: method("b4m").task(config),
-        files["attention"],
-        "not a concept file",
-        "train-content",
-        "b4m generate",
-    )
 
 
 def test_strict_is_followed_by_every_command_and_changes_no_image(files, tiny_base, tmp_path):

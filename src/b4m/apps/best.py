@@ -10,6 +10,7 @@ from torch import Tensor
 
 from ..config.presets import EMBEDDED, PRESETS
 from ..config.sampling import GenerateConfig
+from ..core.where import same
 from ..data.images import open_pictures
 from ..evaluation.extractors import Extractor, load_extractor
 from ..evaluation.metrics import alignment
@@ -23,7 +24,7 @@ class Best:
     """
 
     def __init__(self, config: GenerateConfig) -> None:
-        preset = "embedded" if config.base_model == EMBEDDED else "sdxl"
+        preset = "embedded" if same(config.base_model, EMBEDDED) else "sdxl"
         device = "cuda" if torch.cuda.is_available() else "cpu"
         self.seeds, self.count = len(config.seeds), config.best
         self.extractors: dict[str, Extractor] = {}

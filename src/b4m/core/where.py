@@ -21,6 +21,12 @@ def locate(name: str) -> str:
     return name
 
 
+def same(name: str, other: str) -> bool:
+    """Whether both name one place: `examples/x`, `./examples/x` and its full path do, from wherever one looks."""
+    places = (os.path.realpath(os.path.expanduser(locate(each))) for each in (name, other))
+    return next(places) == next(places)
+
+
 def matches(pattern: str) -> list[str]:
     """The names that `pattern` matches, sorted; for a pattern of `examples/...` without any here, the shipped ones."""
     found = glob(pattern)

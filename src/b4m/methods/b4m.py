@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
+from shlex import quote
 from typing import Any, ClassVar
 
 import torch
@@ -14,9 +15,9 @@ from ..config.training import ContentConfig, SecondConfig, StyleConfig, TrainCon
 from ..core.errors import UserError
 from ..core.storage import fingerprint
 from ..data.inputs import Inputs
-from ..files.concept import Concept, check_pair, load_concept
+from ..files.concept import Concept, check_pair, read_concept
 from ..files.lora import split_lora
-from ..files.opening import Opened, refuse_method_files
+from ..files.opening import Opened, open_any, refuse_method_files
 from ..maths.adapter import Adapter
 from ..maths.plp import FACTORS
 from ..maths.riemannian import RiemannianAdamW, RiemannianSGD
@@ -60,7 +61,7 @@ class SecondStage(DenoisingTask):
     """Both concepts together, from the B and D of their files, under a Riemannian precondition."""
 
     def __init__(self, config: SecondConfig) -> None:
-        self.concepts = {kind: load_concept(getattr(config, f"{kind}_file")) for kind in FACTORS}
+        self.concepts = _concepts(config)
         check_pair(self.concepts["content"], self.concepts["style"])
         prompts = {
             kind: concept.metadata.get("prompt", getattr(config, f"{kind}_prompt"))
@@ -76,6 +77,25 @@ class SecondStage(DenoisingTask):
     def start(self, backbone: Backbone) -> "SecondStageLearner":
         adapter = install(backbone, self.concepts)
         return SecondStageLearner(backbone, self.inputs, self.config, adapter, self.concepts)
+
+
+def _concepts(config: SecondConfig) -> dict[str, Concept]:
+    """The content and the style. Raises UserError for other files; for LoRAs made elsewhere with what takes them."""
+    files = {kind: open_any(getattr(config, f"{kind}_file")) for kind in FACTORS}
+    elsewhere = [kind for kind, opened in files.items() if opened.from_elsewhere]
+    if not elsewhere:
+        return {
+            kind: opened.concept or read_concept(opened.where, opened.tensors, opened.metadata)
+            for kind, opened in files.items()
+        }
+    both = " ".join(f"--{kind}-file {quote(opened.where)}" for kind, opened in files.items())
+    first = "" if len(elsewhere) == 2 else " (write the concept file as a LoRA first, with b4m export)"
+    raise UserError(
+        f"{files[elsewhere[0]].where}: a LoRA made elsewhere, not a concept file, and only the frozen parts of those "
+        f"fit each other; what takes two LoRAs{first}: b4m train direct-sum {both}; b4m train k-lora with the same "
+        "two; b4m train ziplora with these and --content-dir and --style-dir, all with this --base-model and --preset; "
+        "or b4m generate, which draws their sum"
+    )
 
 
 class SecondStageLearner(FactorLearner):
