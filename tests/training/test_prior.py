@@ -16,7 +16,13 @@ from b4m.methods import prior as prior_module
 from b4m.methods.b4m import B4M
 from b4m.training.loop import train
 
-PRIOR = {"prior_images": 3, "prior_guidance": 1.0, "content_class": "bear", "style_class": "yarn"}
+PRIOR = {
+    "prior_images": 3,
+    "prior_guidance": 1.0,
+    "content_class": "bear",
+    "style_class": "yarn",
+    "target_rows": 1,
+}
 
 
 @pytest.fixture(autouse=True)
@@ -50,7 +56,10 @@ def other(stage: str) -> str:
 def test_both_terms_of_eq_12_stay_and_a_third_comes_beside_them(stage, changes, settings, tmp_path):
     plain = loaded(settings(stage, tmp_path / "plain", **given(stage, **changes, prior_images=0)))
     prior = loaded(settings(stage, tmp_path / "prior", **given(stage, **changes, prior_weight=0.5)))
-    for index in range(plain.config.gradient_accumulation):
+    of_step = plain.config.gradient_accumulation
+    more = prior.inputs.most_samples(of_step) - plain.inputs.most_samples(of_step)
+    assert more == prior.config.target_rows, "which the estimate of memory counts"
+    for index in range(of_step):
         _, target, partner = plain.micro_step(index)
         loss, *terms = prior.micro_step(index)
         assert torch.allclose(torch.stack(terms[:2]), torch.stack([target, partner]), rtol=1e-5)
@@ -87,9 +96,9 @@ def test_none_is_the_run_as_it_was_and_some_are_another(settings, tmp_path):
     plain, none, some = (
         train(settings("content", tmp_path / name, **changes))
         for name, changes in {
-            "plain": {"content_class": "bear"},
-            "none": {"content_class": "bear", "prior_images": 0, "prior_weight": 7.0},
-            "some": given("content"),
+            "plain": {"content_class": "bear", "target_rows": 1, "steps": 1},
+            "none": given("content", prior_images=0, prior_weight=7.0, steps=1),
+            "some": given("content", steps=1),
         }.items()
     )
     assert same_files(plain.path, none.path) and plain.losses == none.losses
@@ -103,7 +112,10 @@ def test_none_is_the_run_as_it_was_and_some_are_another(settings, tmp_path):
 
 @pytest.mark.parametrize(
     ("stage", "changes"),
-    [("content", {"partner_samples": 1, "gradient_accumulation": 2}), ("style", {"buckets": True})],
+    [
+        ("content", {"partner_samples": 1, "gradient_accumulation": 2}),
+        ("style", {"buckets": True, "steps": 2}),
+    ],
 )
 def test_stopped_and_continued_it_ends_in_the_same_bits(
     stage, changes, settings, tmp_path, monkeypatch, never_drawn
@@ -111,7 +123,7 @@ def test_stopped_and_continued_it_ends_in_the_same_bits(
     if changes.get("buckets"):
         (tmp_path / "wide").mkdir()
         picture(5, (2 * SIZE, SIZE)).save(tmp_path / "wide/0.png")
-        changes = {**changes, f"{stage}_dir": str(tmp_path / "wide"), "resolution": 64}
+        changes = {**changes, f"{stage}_dir": str(tmp_path / "wide"), "resolution": 32}
     whole = train(settings(stage, tmp_path / "whole", **given(stage, **changes)))
     config = settings(stage, tmp_path / "parts", **given(stage, **changes))
     with monkeypatch.context() as patch:
