@@ -51,9 +51,7 @@ class Source:
 class MicroBatch:
     """What one micro-batch shows."""
 
-    samples: tuple[
-        int, ...
-    ]  # numbers of those that are there, of all that a micro-batch may hold; contents first
+    samples: tuple[int, ...]  # numbers of those that are there, contents first, of all that it may hold
     images: tuple[int, ...]  # of each sample: index into Inputs.images
     partner_share: float = 1.0  # what its mean over partners counts in a step's mean over micro-batches
 

@@ -35,12 +35,8 @@ from .start import Ready, start
 from .state import save_state
 
 Mark = Callable[[str], None]
-LOSSES = (
-    "loss",
-    "target_loss",
-    "partner_loss",
-    "prior_loss",
-)  # in log.jsonl; the last where there is a prior
+# In log.jsonl; the last where there is a prior.
+LOSSES = ("loss", "target_loss", "partner_loss", "prior_loss")
 
 
 def no_mark(phase: str) -> None:
