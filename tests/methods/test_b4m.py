@@ -98,7 +98,7 @@ def test_second_stage_takes_basis_and_prompts_from_the_files(second):
 
 def test_second_stage_sends_every_sample_to_both(second):
     learner = begun(second(target_rows=2))
-    assert learner.content_samples is None
+    assert learner.shows is None
     assert [learner.learns_from(sample) for sample in range(4)] == [{*FACTORS}] * 4
 
 

@@ -53,7 +53,10 @@ def encode(
     by_image = {name: torch.stack([each[name] for each in of_images]) for name in of_images[0]}
     with torch.no_grad():
         by_prompt = backbone.encode_prompts(unique)
-    latents = [backbone.encode_images(image.pixels[None])[0].to(device) for image in images]
+    latents = [
+        (backbone.encode_images(image.pixels[None])[0] if image.latents is None else image.latents).to(device)
+        for image in images
+    ]
     return Cache(
         latents=latents,
         by_prompt={name: rows.to(device, dtype) for name, rows in by_prompt.items()},

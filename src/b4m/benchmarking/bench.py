@@ -209,7 +209,7 @@ def _training(group: str, name: str, loop: Loop) -> Contender:
         loop.step, loop.mark = number, mark
         loop.learner.zero_grad()
         loop.passes = []
-        loss, *_ = loop.average(loop.micro_step(0), stop=False)
+        (loss, *_), _ = loop.average(loop.micro_step(0), stop=False)
         loop.advance(loss)
 
     return Contender(group, name, step, loop.inputs.samples)

@@ -50,6 +50,7 @@ PRESETS: dict[str, dict[str, dict[str, Any]]] = {
             lr=1.2e-3,
             partner_lr=4e-4,
             lr_schedule="cosine",
+            prior_guidance=2.5,
         ),
         # One concept beside partners, one of which a step draws: changes that are small stay apart when composed.
         "content": dict(steps=150, partner_samples=1),

@@ -231,6 +231,14 @@ class Partners(TrainConfig):
     partner_samples: int | None = setting(
         "draw so many of the partners for each step (default: all of them in every micro-batch)", None, low=1
     )
+    prior_images: int = setting(
+        "keep the class as it was: learn so many images of it beside the concept's, which the base model draws once",
+        0,
+        low=0,
+        high=100_000,
+    )
+    prior_weight: float = setting("weight of the loss on the prior images", 1.0, low=0, high=1e6)
+    prior_guidance: float = setting("guidance scale of the prior images", 5.0, low=0, high=1000)
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -37,6 +37,9 @@ class Picture:
         None  # (1, H, W) float32: 1 where the loss counts, 0 where it does not; None: all of it
     )
     caption_from: str = ""  # what the caption was read from
+    latents: Tensor | None = (
+        None  # (c, h, w) float32, normalized: of an image that was never pixels; None: encode
+    )
 
 
 def whole(size: int) -> Picture:

@@ -1,7 +1,7 @@
 """What a training shows its model: checked images with captions, and which of them a micro-batch takes."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -38,6 +38,7 @@ class Source:
     images: tuple[int, ...]  # indices into Inputs.images
     samples: int
     trigger: str = ""  # the word that will call the concept
+    prior: bool = False  # images of the concept's class that the base model drew itself
 
     def pick(self, key: Sequence[int | str], position: int) -> int:
         """The image of sample number `position`, counted from the start, of the order seeded by `key`."""
@@ -50,15 +51,17 @@ class Source:
 class MicroBatch:
     """What one micro-batch shows."""
 
-    samples: tuple[int, ...]  # numbers of those that are there, of all that a micro-batch may hold
+    samples: tuple[int, ...]  # numbers of those that are there, contents first, of all that it may hold
     images: tuple[int, ...]  # of each sample: index into Inputs.images
     partner_share: float = 1.0  # what its mean over partners counts in a step's mean over micro-batches
 
 
 @dataclass(frozen=True)
 class Inputs:
-    """All images of a training, with their captions, and the sources that share a micro-batch (content first).
+    """All images of a training, with their captions, and the sources that share a micro-batch.
 
+    Sources of contents come first, but for a prior, which is the last of all: so it changes no other sample's number,
+    and with it neither that sample's image nor its noise.
     partner_samples: how many of the partners a step draws; None: all of them are in every micro-batch.
     """
 
@@ -67,6 +70,7 @@ class Inputs:
     prompts: tuple[str, ...]  # of the images
     findings: tuple[Finding, ...] = ()  # what the user should know of the files
     partner_samples: int | None = None
+    prior_weight: float = 1.0  # what the mean over the prior's samples counts beside Eq. 12
 
     @property
     def samples(self) -> int:
@@ -74,21 +78,31 @@ class Inputs:
         return sum(source.samples for source in self.sources)
 
     @property
+    def shows(self) -> tuple[str, ...]:
+        """(samples,) the kind of each."""
+        return tuple(source.kind for source in self.sources for _ in range(source.samples))
+
+    @property
     def content_samples(self) -> int:
-        """How many of them, the first ones, show contents."""
-        return sum(source.samples for source in self.sources if source.kind == "content")
+        """How many of them show contents; where there is no prior, they are the first ones."""
+        return self.shows.count("content")
 
     @property
     def is_target(self) -> torch.Tensor:
         """(samples,) bool: the samples of the first term of Eq. 12; where there are no partners, the content's."""
         partners = any(source.partner for source in self.sources)
-        return torch.tensor(
-            [
-                not source.partner if partners else source.kind == "content"
-                for source in self.sources
-                for _ in range(source.samples)
-            ]
+        return self._those(
+            lambda source: not source.prior and (not source.partner if partners else source.kind == "content")
         )
+
+    @property
+    def is_prior(self) -> torch.Tensor | None:
+        """(samples,) bool: the samples of the term beside Eq. 12; None where there is none."""
+        return self._those(lambda source: source.prior) if any(s.prior for s in self.sources) else None
+
+    def _those(self, chosen: Callable[[Source], bool]) -> torch.Tensor:
+        """(samples,) bool: those of the chosen sources."""
+        return torch.tensor([chosen(source) for source in self.sources for _ in range(source.samples)])
 
     def picked(self, seed: int, step: int) -> list[int]:
         """Images (samples,) of micro-batch number `step`: a function of (seed, step, sample) alone."""
@@ -107,16 +121,21 @@ class Inputs:
         """
         images = self.picked(seed, number)
         if self.partner_samples is None:
-            return MicroBatch(tuple(range(len(images))), tuple(images))
+            return self._shown(dict(enumerate(images)))
         step, place = divmod(number, of_step)
-        partners, is_target = self._partners_of(seed, step), self.is_target.tolist()
+        partners = self._partners_of(seed, step)
+        is_partner = self._those(lambda source: source.partner).tolist()
         due = [i for i in range(len(partners)) if i * of_step // len(partners) == place]
-        first = is_target.index(False)  # partners are one sample each, side by side
-        shown = {sample: image for sample, image in enumerate(images) if is_target[sample]}
+        first = is_partner.index(True)  # partners are one sample each, side by side
+        shown = {sample: image for sample, image in enumerate(images) if not is_partner[sample]}
         shown |= {first + i: partners[i] for i in due}
-        samples = tuple(sorted(shown))
-        share = len(due) * of_step / len(partners)
-        return MicroBatch(samples, tuple(shown[sample] for sample in samples), share)
+        return self._shown(shown, len(due) * of_step / len(partners))
+
+    def _shown(self, images: Mapping[int, int], partner_share: float = 1.0) -> MicroBatch:
+        """These images, by sample, with those of contents first, as the routing of Eq. 12 wants them."""
+        shows = self.shows
+        samples = tuple(sorted(images, key=lambda sample: (KINDS.index(shows[sample]), sample)))
+        return MicroBatch(samples, tuple(images[sample] for sample in samples), partner_share)
 
     def most_samples(self, of_step: int) -> int:
         """Samples of the largest micro-batch, where a step has `of_step`."""

@@ -48,7 +48,8 @@ def _heads(inputs: Inputs) -> Iterator[str]:
     """How many images there are of each kind, and where their prompts come from."""
     of_kind: dict[str, list[int]] = {}
     for source in inputs.sources:
-        of_kind.setdefault(_shows(source), []).extend(source.images)
+        if not source.prior:
+            of_kind.setdefault(_shows(source), []).extend(source.images)
     for kind, numbers in of_kind.items():
         images = [inputs.images[number] for number in numbers]
         origins = Counter(image.caption_from for image in images if image.caption)
@@ -59,11 +60,19 @@ def _heads(inputs: Inputs) -> Iterator[str]:
         if built:
             missing = len(images) - origins.total()
             parts.append(f"{missing} missing (used: {some([quoted(prompt) for prompt in built])})")
-        yield f"{kind}: {len(images)} image{'s'[: len(images) != 1]}; captions: {', '.join(parts)}"
+        yield f"{kind}: {_images(len(images))}; captions: {', '.join(parts)}"
+    for source in inputs.sources:
+        if source.prior:
+            prompt = quoted(inputs.prompts[source.images[0]])
+            yield f"prior: {_images(len(source.images))} drawn by the base model of {prompt}"
+
+
+def _images(count: int) -> str:
+    return f"{count} image{'s'[: count != 1]}"
 
 
 def _shows(source: Source) -> str:
-    return f"partner {source.kind}" if source.partner else source.kind
+    return f"{'partner ' * source.partner}{'prior ' * source.prior}{source.kind}"
 
 
 def _without_trigger(inputs: Inputs, cut: Sequence[str]) -> Iterator[Finding]:
@@ -96,11 +105,11 @@ def _entries(inputs: Inputs, findings: Sequence[Finding]) -> list[dict]:
         notes.setdefault(str(finding.file), []).append(finding.text)
     entries = []
     for source in inputs.sources:
-        for number in source.images:
+        for number in source.images[: 1 if source.prior else None]:  # a prior's are all in one file
             image = inputs.images[number]
             entry = {
                 "file": str(image.path),
-                "sha256": image.sha256,
+                "sha256": image.sha256 or None,
                 "prompt": inputs.prompts[number],
                 "prompt_from": image.caption_from if image.caption else "settings",
                 "shows": _shows(source),

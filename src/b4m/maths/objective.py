@@ -69,23 +69,43 @@ def sample_losses(prediction: Tensor, target: Tensor, mask: Tensor | None = None
     return (mask * errors).flatten(1).mean(1) / mask.flatten(1).mean(1)
 
 
-def terms(losses: Tensor, is_target: Tensor, partner_share: float = 1.0) -> Tensor:
-    """The two terms of Eq. 12 (2,): the mean over the target's samples, the mean over the partner samples.
+def terms(
+    losses: Tensor,
+    is_target: Tensor,
+    partner_share: float = 1.0,
+    is_prior: Tensor | None = None,
+    prior_weight: float = 1.0,
+) -> Tensor:
+    """The terms of the loss: the means over the target's and over the partner samples (2,), those of Eq. 12; beside
+    them, with `is_prior` (3,), the mean over the samples of the prior (Ruiz et al. 2023, Eq. 2) times `prior_weight`.
 
-    losses (samples,); is_target (samples,) bool; the term of a kind without samples is 0. partner_share: what the
+    losses (samples,); is_target, is_prior (samples,) bool; the term of no samples is 0. partner_share: what the
     second counts where a step's partners are spread over its micro-batches. No indexing with a mask, which would make
     the host wait for the device to count.
     """
-    kinds = torch.stack([is_target, ~is_target])
-    means = torch.where(kinds, losses, 0).sum(1) / kinds.sum(1).clamp(min=1)
-    return means * means.new_tensor([1.0, partner_share])
+    members = _members(is_target, is_prior)
+    means = torch.where(members, losses, 0).sum(1) / members.sum(1).clamp(min=1)
+    return means * means.new_tensor([1.0, partner_share, prior_weight][: len(members)])
 
 
-def sample_weights(is_target: Tensor, partner_share: float = 1.0) -> Tensor:
-    """What each sample counts in Eq. 12 (samples,) float32: one over the number of its kind, as in `terms`."""
-    kinds = torch.stack([is_target, ~is_target])
-    weights = kinds / kinds.sum(1, keepdim=True).clamp(min=1)
-    return (weights * weights.new_tensor([[1.0], [partner_share]])).sum(0)
+def sample_weights(
+    is_target: Tensor,
+    partner_share: float = 1.0,
+    is_prior: Tensor | None = None,
+    prior_weight: float = 1.0,
+) -> Tensor:
+    """What each sample counts in the loss (samples,) float32: its term's share over the term's samples, see `terms`."""
+    members = _members(is_target, is_prior)
+    weights = members / members.sum(1, keepdim=True).clamp(min=1)
+    shares = weights.new_tensor([1.0, partner_share, prior_weight][: len(members)])
+    return (weights * shares[:, None]).sum(0)
+
+
+def _members(is_target: Tensor, is_prior: Tensor | None) -> Tensor:
+    """(terms, samples) bool: which samples belong to which term."""
+    if is_prior is None:
+        return torch.stack([is_target, ~is_target])
+    return torch.stack([is_target, ~(is_target | is_prior), is_prior])
 
 
 def in_parts(shapes: Sequence[Hashable], at_once: int | None) -> list[list[int]]:

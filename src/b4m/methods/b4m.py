@@ -23,6 +23,7 @@ from ..maths.plp import FACTORS
 from ..maths.riemannian import RiemannianAdamW, RiemannianSGD
 from .denoising import DenoisingTask
 from .factors import AttachedFactors, FactorLearner, concept_of, prodigy, save_concepts, save_fused, spec_of
+from .prior import draw_prior, with_prior
 from .protocol import Pair, Task
 
 OTHER = {"content": "style", "style": "content"}
@@ -35,10 +36,11 @@ class StageOne(DenoisingTask):
         kind = config.stage
         prompt = config.prompt or getattr(config, f"{kind}_prompt")
         super().__init__(config, {kind: prompt}, prompt, partner=OTHER[kind])
-        self.inputs = replace(self.inputs, partner_samples=config.partner_samples)
+        self.inputs = with_prior(replace(self.inputs, partner_samples=config.partner_samples), config)
 
     def start(self, backbone: Backbone) -> "StageOneLearner":
         config = self.config
+        self.inputs = draw_prior(self.inputs, config, backbone)  # by the base model as it is
         adapter = Adapter.install(backbone.denoiser, spec_of(config), config.layers)
         lr = {config.stage: config.lr, OTHER[config.stage]: config.partner_lr}
         return StageOneLearner(backbone, self.inputs, config, adapter, config.routing, lr)

@@ -1,13 +1,18 @@
-"""Images of a class that the base model draws itself: shown beside a concept, they keep the class as it was."""
+"""Images of a class that the base model draws itself: shown beside a concept, they keep the class as it was.
 
-from collections.abc import Mapping
+They are kept as latents: no autoencoder is needed to draw them or to learn from them.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
 
 import torch
+from torch import Tensor
 
 from ..backbones.latent_diffusion import DTYPES
+from ..backbones.protocol import Backbone
 from ..backbones.registry import open_backbone
 from ..config.fields import setting
 from ..config.training import JobConfig, ShowsContent, ShowsStyle
@@ -15,6 +20,7 @@ from ..files.opening import save_method_file
 
 CLASSES = "class_images.safetensors"
 METHOD = "custom-diffusion"  # the one that reads the file
+AT_ONCE = 8  # images of a batch; another number would give other bits
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,44 +60,58 @@ def kinds_of(config: Any) -> tuple[str, ...]:
 
 def class_prompt(config: Any, kind: str) -> str:
     """The caption of a class image: the concept's own without its word."""
-    prompt, trigger = (getattr(config, f"{kind}_{name}") for name in ("prompt", "trigger"))
-    return " ".join(word for word in prompt.split() if word != trigger)
+    prompt = getattr(config, "prompt", None) or getattr(config, f"{kind}_prompt")
+    return " ".join(word for word in prompt.split() if word != getattr(config, f"{kind}_trigger"))
+
+
+@torch.no_grad()
+def draw(
+    backbone: Backbone, prompt: str, seeds: Sequence[int], size: int, steps: int, guidance: float
+) -> Iterator[Tensor]:
+    """Latents (k, c, h, w) float32 on the CPU of images of `size` pixels a side, AT_ONCE of the seeds after another.
+
+    On the GPU if there is one, where the model then stays.
+    """
+    if torch.cuda.is_available():
+        backbone.to("cuda")
+    pipe = backbone.pipe
+    scheduler, pipe.scheduler = pipe.scheduler, backbone.sampler(steps)
+    try:
+        for first in range(0, len(seeds), AT_ONCE):
+            some = seeds[first : first + AT_ONCE]
+            drawn = pipe(
+                **backbone.encode_guided([prompt] * len(some), None),
+                num_inference_steps=steps,
+                guidance_scale=guidance,
+                height=size,
+                width=size,
+                generator=[torch.Generator().manual_seed(seed) for seed in some],
+                output_type="latent",
+            )
+            yield drawn.images.float().cpu()
+    finally:
+        pipe.scheduler = scheduler
+
+
+def save_class_images(
+    path: Path, kind: str, prompt: str, latents: Tensor, backbone: Backbone, facts: Mapping[str, str]
+) -> None:
+    """Write the file that `METHOD` reads. Raises UserError where the disk refuses."""
+    told = {"holds": "class images", "class_prompt": prompt}
+    save_method_file(path, METHOD, {"latents": latents}, backbone.denoiser, {**facts, **told}, role=kind)
 
 
 class ClassImages:
-    """The assembly of class images, kept as latents: no autoencoder is needed to draw them or to learn from them."""
+    """The assembly of class images."""
 
     def __init__(self, config: Any) -> None:
         self.config = config
 
-    @torch.no_grad()
     def make(self, folder: Path, facts: Mapping[str, str]) -> None:
         config = self.config
         (kind,) = kinds_of(config)
         backbone = open_backbone(config.base_model, None, config.mixed_precision)
-        if torch.cuda.is_available():
-            backbone.to("cuda")
         backbone.check_size(config.resolution, "--resolution")
-        backbone.pipe.scheduler = backbone.sampler(config.draw_steps)
-        prompt, latents = class_prompt(config, kind), []
-        for first in range(0, config.draw_count, 8):
-            seeds = [config.seed + number for number in range(first, min(first + 8, config.draw_count))]
-            drawn = backbone.pipe(
-                **backbone.encode_guided([prompt] * len(seeds), None),
-                num_inference_steps=config.draw_steps,
-                guidance_scale=config.draw_guidance,
-                height=config.resolution,
-                width=config.resolution,
-                generator=[torch.Generator().manual_seed(seed) for seed in seeds],
-                output_type="latent",
-            )
-            latents.append(drawn.images.float().cpu())
-        told = {"holds": "class images", "class_prompt": prompt}
-        save_method_file(
-            folder / CLASSES,
-            METHOD,
-            {"latents": torch.cat(latents)},
-            backbone.denoiser,
-            {**facts, **told},
-            role=kind,
-        )
+        prompt, seeds = class_prompt(config, kind), range(config.seed, config.seed + config.draw_count)
+        drawn = draw(backbone, prompt, seeds, config.resolution, config.draw_steps, config.draw_guidance)
+        save_class_images(folder / CLASSES, kind, prompt, torch.cat([*drawn]), backbone, facts)

@@ -41,7 +41,7 @@ class FactorLearner(DenoisingLearner):
     ) -> None:
         super().__init__(backbone, inputs, config)
         self.adapter, self.lr = adapter, lr
-        self.content_samples = inputs.content_samples if routed else None  # the others are the style's
+        self.shows = inputs.shows if routed else None  # the kind that each sample trains
         self.named = {
             f"{kind}/{layer}": parameter
             for kind in FACTORS
@@ -70,14 +70,12 @@ class FactorLearner(DenoisingLearner):
         self.stacks.gather()
 
     def attention(self, batch: Batch) -> dict[str, Any]:
-        if self.content_samples is None:
+        if self.shows is None:
             return {"content_samples": None}
-        return {"content_samples": sum(place < self.content_samples for place in batch.places)}
+        return {"content_samples": sum(self.shows[place] == "content" for place in batch.places)}
 
     def learns_from(self, sample: int) -> set[str]:
-        if self.content_samples is None:
-            return set(FACTORS)
-        return {"content" if sample < self.content_samples else "style"}
+        return set(FACTORS) if self.shows is None else {self.shows[sample]}
 
 
 def prodigy(learner: FactorLearner) -> torch.optim.Optimizer:

@@ -35,6 +35,8 @@ from .start import Ready, start
 from .state import save_state
 
 Mark = Callable[[str], None]
+# In log.jsonl; the last where there is a prior.
+LOSSES = ("loss", "target_loss", "partner_loss", "prior_loss")
 
 
 def no_mark(phase: str) -> None:
@@ -43,7 +45,7 @@ def no_mark(phase: str) -> None:
 
 @dataclass(frozen=True)
 class TrainResult:
-    """What a run came to. losses: Eq. 12 per step, of all steps but skipped ones; the rest: of this call."""
+    """What a run came to. losses: what is minimized per step, of all steps but skipped ones; the rest: of this call."""
 
     losses: list[float]
     seconds: float
@@ -124,6 +126,7 @@ class Loop:
         self.preview_prompts, self.embeddings = ready.preview_prompts, ready.embeddings
         self.progress, self.book, self.step = progress, book, progress.step
         self.is_target = inputs.is_target.to(accelerator.device)
+        self.is_prior = None if inputs.is_prior is None else inputs.is_prior.to(accelerator.device)
         self.train_timesteps = len(self.learner.backbone.alphas_cumprod)
         self.passes: list[tuple[MicroBatch, Tensor]] = []  # of one step, with the losses of the samples
         self.optimizer = accelerator.prepare_optimizer(self.learner.optimizer())
@@ -167,22 +170,25 @@ class Loop:
         self.learner.zero_grad()
         self.passes = []
         values = torch.stack([self.micro_step(i) for i in range(self.config.gradient_accumulation)]).mean(0)
-        loss, target, partner, stop = self.average(values, bool(received))
+        losses, stop = self.average(values, bool(received))
+        loss = losses[0]
         if self.advance(loss):
-            losses = {"loss": loss, "target_loss": target, "partner_loss": partner}
-            self.book.add({"step": self.step + 1, **losses, **self.learner.measured(self.step + 1)})
+            named = dict(zip(LOSSES, losses, strict=False))
+            self.book.add({"step": self.step + 1, **named, **self.learner.measured(self.step + 1)})
         self.schedule.step()
         return loss, stop
 
     def micro_step(self, index: int) -> Tensor:
-        """One micro-batch and its gradients. -> (3,): loss, target term, partner term of Eq. 12."""
+        """One micro-batch and its gradients. -> (3,), with a prior (4,): the loss, then its `terms`."""
         config, device = self.config, self.accelerator.device
         of_step = config.gradient_accumulation * self.accelerator.num_processes
         number = self.step * config.gradient_accumulation + index
         number = number * self.accelerator.num_processes + self.accelerator.process_index
         shown = self.inputs.micro_batch(config.seed, number, of_step)
-        is_target = self.is_target[list(shown.samples)]
-        weights = sample_weights(is_target, shown.partner_share)
+        chosen = list(shown.samples)
+        is_prior = None if self.is_prior is None else self.is_prior[chosen]
+        counts = self.is_target[chosen], shown.partner_share, is_prior, self.inputs.prior_weight
+        weights = sample_weights(*counts)
         parts = in_parts([self.cache.latents[image].shape for image in shown.images], config.rows_per_pass)
         losses = []
         for part in parts:
@@ -195,8 +201,8 @@ class Loop:
             losses.append(of_samples)
         losses = torch.cat(losses)[torch.tensor(sum(parts, []), device=device).argsort()]
         self.passes.append((shown, losses))  # to name a sample whose loss is not finite
-        target, partner = terms(losses, is_target, shown.partner_share)
-        return torch.stack([target + partner, target, partner])
+        found = terms(losses, *counts)
+        return torch.stack([found.sum(), *found])
 
     def batch(self, number: int, shown: MicroBatch, part: Sequence[int], weights: Tensor) -> Batch:
         """Those of the samples that micro-batch `number` shows which `part` counts; weights: of all that are shown."""
@@ -218,11 +224,11 @@ class Loop:
             None if cache.masks is None else torch.stack([cache.masks[image] for image in chosen]),
         )
 
-    def average(self, values: Tensor, stop: bool) -> tuple[float, float, float, bool]:
-        """The three losses over all processes, and whether any of them was told to stop."""
+    def average(self, values: Tensor, stop: bool) -> tuple[list[float], bool]:
+        """The losses over all processes, and whether any of them was told to stop."""
         flags = torch.cat([values, values.new_tensor([float(stop)])])
-        loss, target, partner, stopped = self.accelerator.reduce(flags, "mean").tolist()
-        return loss, target, partner, stopped > 0
+        *losses, stopped = self.accelerator.reduce(flags, "mean").tolist()
+        return losses, stopped > 0
 
     def average_gradients(self) -> None:
         """What learns is in no wrapper that would do it: one reduction for each tensor that is stepped."""
