@@ -17,7 +17,9 @@ from .settings import on_hub
 LONGEST = 300  # characters of one text of a stranger's
 MOST = 40  # settings that are shown
 # Shown elsewhere on the card, of no use to a reader, or names of places on somebody's machine.
-LEFT_OUT = re.compile(r"(?:\w+_)?(?:base_model|prompt|trigger|sha256|unet_hash|format|vae)|\w+_(?:dir|file)s?")
+LEFT_OUT = re.compile(
+    r"(?:\w+_)?(?:base_model|prompt|trigger|sha256|unet_hash|format|vae)|\w+_(?:dir|file)s?"
+)
 
 
 @dataclass(frozen=True)
@@ -56,7 +58,9 @@ def about(path: str, base_model: str | None = None) -> About:
     embedded = _is_embedded(said.get("unet_hash"), named)
     base = base_model or (named[0].partition("@")[0] if named else None)
     if embedded and base_model:
-        raise UserError(f"{path}: made for the embedded base, which is not on the hub; leave out --base-model")
+        raise UserError(
+            f"{path}: made for the embedded base, which is not on the hub; leave out --base-model"
+        )
     if any(Path(name).is_absolute() for name in named):
         note(f"{path}: its header names its base model by a folder of this machine, which others will see")
     made_for = opened.contents.made_for
@@ -106,5 +110,7 @@ def _is_embedded(unet_hash: str | None, named: list[str]) -> bool:
 
 
 def _settings(said: Mapping[str, str]) -> dict[str, str]:
-    kept = [key for key in sorted(said) if re.fullmatch(r"[a-z0-9_]{1,40}", key) and not LEFT_OUT.fullmatch(key)]
+    kept = [
+        key for key in sorted(said) if re.fullmatch(r"[a-z0-9_]{1,40}", key) and not LEFT_OUT.fullmatch(key)
+    ]
     return {key: line(said[key]) for key in kept[:MOST]}

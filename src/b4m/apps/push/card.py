@@ -122,8 +122,7 @@ def _as_lora(file: About) -> str:
     return (
         f"A concept file holds half of a LoRA, which {usable} cannot load as it stands. Written as a whole LoRA, alone or "
         f"with `--{other}-file` and a file of the same settings, it loads there:\n\n```bash\n"
-        f"{export} {'diffusers' if file.embedded else 'kohya-original'}{_based(file)}\n```"
-        + _no_comfy(file)
+        f"{export} {'diffusers' if file.embedded else 'kohya-original'}{_based(file)}\n```" + _no_comfy(file)
     )
 
 

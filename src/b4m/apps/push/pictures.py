@@ -29,7 +29,9 @@ def pictures(paths: Sequence[str]) -> list[Picture]:
     """The images behind `paths`, files or folders, in their order. Raises UserError."""
     files = [file for path in paths for file in look(Path(locate(path))).images]
     if len(files) > MOST:
-        raise UserError(f"--images: {len(files)} images, a card takes {MOST}; choose the ones that show it best")
+        raise UserError(
+            f"--images: {len(files)} images, a card takes {MOST}; choose the ones that show it best"
+        )
     return [_picture(f"images/{number}.png", file) for number, file in enumerate(files, 1)]
 
 
@@ -37,7 +39,9 @@ def _picture(name: str, file: Path) -> Picture:
     data = read_bytes(file)
     seen = decode(file, data).rgb
     stream = io.BytesIO()
-    Image.frombytes("RGB", seen.size, seen.tobytes()).save(stream, "PNG")  # an image of Pillow's keeps profiles
+    Image.frombytes("RGB", seen.size, seen.tobytes()).save(
+        stream, "PNG"
+    )  # an image of Pillow's keeps profiles
     return Picture(name, stream.getvalue(), _prompt(data))
 
 

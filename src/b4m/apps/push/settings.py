@@ -7,7 +7,9 @@ from ...config.fields import InputPath, check, setting
 from ...core.errors import UserError
 
 NAME = r"[A-Za-z0-9](?:[A-Za-z0-9._-]{0,94}[A-Za-z0-9])?"
-HUB_NAME = re.compile(rf"{NAME}/{NAME}")  # of a repository there: what the hub takes, without its rarer spellings
+HUB_NAME = re.compile(
+    rf"{NAME}/{NAME}"
+)  # of a repository there: what the hub takes, without its rarer spellings
 LICENSE = re.compile(r"[a-z0-9][a-z0-9.+-]{0,60}")
 
 
