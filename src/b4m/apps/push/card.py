@@ -151,7 +151,8 @@ def _comfy(file: About) -> str:
         return f"With ComfyUI: put {code(file.name)} {place}."
     return (
         "With ComfyUI: write it with the keys of ComfyUI first,\n\n```bash\n"
-        f"b4m export --lora-file {file.name} --output comfyui.safetensors --dialect kohya-original{_based(file)}\n```\n\n"
+        f"b4m export --lora-file {file.name} --output comfyui.safetensors --dialect kohya-original{_based(file)}\n"
+        "```\n\n"
         f"put `comfyui.safetensors` {place}."
     )
 
