@@ -1,7 +1,7 @@
 """The model card: Markdown with the front matter that the hub reads.
 
-What a file says of itself may come from a stranger: it stands in code spans, where nothing is markup, in Python and shell
-literals of the examples, and in YAML that a library has written.
+What a file says of itself may come from a stranger: it stands in code spans, where nothing is markup, in Python and
+shell literals of the examples, and in YAML that a library has written.
 """
 
 import re
@@ -120,8 +120,8 @@ def _as_lora(file: About) -> str:
     other = "style" if file.kind == "content" else "content"
     usable = "Diffusers" if file.embedded else "Diffusers (`diffusers`), ComfyUI and A1111 (`kohya-original`)"
     return (
-        f"A concept file holds half of a LoRA, which {usable} cannot load as it stands. Written as a whole LoRA, alone or "
-        f"with `--{other}-file` and a file of the same settings, it loads there:\n\n```bash\n"
+        f"A concept file holds half of a LoRA, which {usable} cannot load as it stands. Written as a whole LoRA, alone "
+        f"or with `--{other}-file` and a file of the same settings, it loads there:\n\n```bash\n"
         f"{export} {'diffusers' if file.embedded else 'kohya-original'}{_based(file)}\n```" + _no_comfy(file)
     )
 

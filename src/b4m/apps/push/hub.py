@@ -59,5 +59,9 @@ def _told(what: str, key: str | None) -> Iterator[None]:
         raise
     except Exception as error:
         told = " ".join(str(error).split()) or type(error).__name__
-        told = told.replace(key, "(token)") if key else told
+        for shown in (
+            key,
+            key and repr(key)[1:-1],
+        ):  # as it is, and as an error about odd characters spells it
+            told = told.replace(shown, "(token)") if shown else told
         raise UserError(f"{what}: the hub did not take it ({told[:LONGEST]})") from None
