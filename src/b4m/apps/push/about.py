@@ -1,7 +1,7 @@
 """What a model card says of a file, read from the file itself."""
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -85,7 +85,7 @@ def line(text: object) -> str:
     return whole if len(whole) <= LONGEST else f"{whole[:LONGEST]}..."
 
 
-def _lines(texts) -> tuple[str, ...]:
+def _lines(texts: Iterable[str]) -> tuple[str, ...]:
     return tuple(line(text) for text in texts if text.strip())
 
 
