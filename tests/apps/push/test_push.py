@@ -55,6 +55,7 @@ def hub(monkeypatch):
     monkeypatch.delenv("HF_OIDC_RESOURCE", raising=False)
     with running() as made:
         monkeypatch.setattr(constants, "ENDPOINT", made.url)
+        monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)  # as the tests otherwise are
         yield made
 
 
@@ -66,6 +67,7 @@ def no_hub(monkeypatch):
     monkeypatch.setattr(constants, "HF_TOKEN_PATH", "/nowhere/token")
     with running() as made:
         monkeypatch.setattr(constants, "ENDPOINT", made.url)
+        monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
         yield made
         assert not made.calls
 
@@ -102,6 +104,7 @@ def test_a_push_is_private_and_holds_card_file_and_bare_images(tmp_path, hub, ca
         {"text": "a snq bear in chalk", "output": {"url": "images/1.png"}},
         {"text": "-", "output": {"url": "images/2.png"}},
     ]
+    assert "image = pipe('a snq bear').images[0]" in body
     assert "pipe.load_lora_weights('me/bear', weight_name='my-bear.safetensors')" in body
     assert f"--dialect kohya-original --base-model {SDXL}" in body
 

@@ -18,6 +18,7 @@ def test_the_button_says_what_is_missing(monkeypatch):
 
 
 def test_the_form_becomes_settings_and_names_files_of_exports_alone(project):
+    project.exports.mkdir()
     (project.exports / "a.safetensors").write_bytes(b"")
     (project.exports / "a.comfyui.json").write_text("{}")
     assert pushing.files(project) == ["a.safetensors"]

@@ -162,10 +162,10 @@ def _no_comfy(file: About) -> str:
 
 
 def _prompt(file: About) -> str:
-    """What the examples draw."""
-    return (" in ".join(file.triggers) if len(file.triggers) > 1 else "") or next(
-        iter(file.prompts + file.triggers), "a photo"
-    )
+    """What the examples draw: where there is a content's prompt and a style's, the content's in the style."""
+    if len(file.prompts) == 2 and " in " in file.prompts[1]:
+        return f"{file.prompts[0]} in {file.prompts[1].partition(' in ')[2]}"
+    return next(iter(file.prompts + file.triggers), "a photo")
 
 
 def _model(file: About) -> str:
