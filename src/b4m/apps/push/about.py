@@ -18,7 +18,7 @@ LONGEST = 300  # characters of one text of a stranger's
 MOST = 40  # settings that are shown
 # Shown elsewhere on the card, of no use to a reader, or names of places on somebody's machine.
 LEFT_OUT = re.compile(
-    r"(?:\w+_)?(?:base_model|prompt|trigger|sha256|unet_hash|format|vae)|\w+_(?:dir|file)s?"
+    r"(?:\w+_)?(?:base_model|prompt|trigger|sha256|unet_hash|format|kind|vae)|\w+_(?:dir|file)s?"
 )
 
 

@@ -14,11 +14,11 @@ from ...config.presets import EMBEDDED, SDXL
 from .about import About
 from .pictures import Picture
 
-PAPER = "https://arxiv.org/abs/2403.19456"
+METHOD = "[B4M](https://arxiv.org/abs/2403.19456)"
 WHAT = {
-    "content": "A content: what one thing looks like, as a concept file of B4M.",
-    "style": "A style: how one style looks, as a concept file of B4M.",
-    "fused": "A content and a style that were brought together by B4M, as an ordinary LoRA.",
+    "content": f"A content: what one thing looks like, as a concept file of {METHOD}.",
+    "style": f"A style: how one style looks, as a concept file of {METHOD}.",
+    "fused": f"An ordinary LoRA with a content and a style in a basis of {METHOD}.",
     "LoRA": "A LoRA of the UNet.",
 }
 NO_BASE = "BASE_MODEL"  # in an example, where nothing is known
@@ -36,7 +36,7 @@ def card(
         _front(file, license, images),
         f"# {code(repo.partition('/')[2])}",
         "<Gallery />" if images else "",
-        f"{WHAT[file.kind]} Method: [Break-for-Make]({PAPER}).",
+        WHAT[file.kind],
         _base(file),
         _words(file),
         _scores(scores),
