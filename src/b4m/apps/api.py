@@ -25,6 +25,8 @@ from ..sampling.attach import attach
 from ..sampling.sample import open_for, sample_with
 from ..training.loop import train as run_train
 from .best import choice
+from .push.push import push as run_push
+from .push.settings import PushConfig
 
 File = str | Path
 FILES = ("content_file", "style_file", "lora_file")
@@ -94,6 +96,14 @@ def export(*, preset: str | None = None, config: File | None = None, **settings:
 def evaluate(*, preset: str | None = None, config: File | None = None, **settings: Any) -> dict[str, Any]:
     """Score images, drawn before or now. -> what results.json holds. The settings of `b4m evaluate`."""
     return run_evaluate(resolve(EvaluateConfig, preset, config, **settings))
+
+
+def push(*, config: File | None = None, **settings: Any) -> str:
+    """Put a trained file on the Hugging Face hub with a model card; private unless `public=True`. -> its address.
+
+    The settings of `b4m push`; needed: file, repo, license.
+    """
+    return run_push(resolve(PushConfig, None, config, **settings))
 
 
 class Model:

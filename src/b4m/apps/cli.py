@@ -22,6 +22,7 @@ from ..evaluation.settings import BalanceConfig, EvaluateConfig, InspectConfig
 from ..files.settings import ExportConfig, SplitConfig
 from ..studies.settings import LibraryConfig, StudyConfig
 from .doctor import DoctorConfig, doctor
+from .push.settings import PushConfig
 from .studio.settings import StudioConfig
 from .vote.settings import MakeConfig, ReportConfig, ServeConfig, SimulateConfig
 
@@ -112,6 +113,13 @@ COMMANDS = {
         "Take a fused LoRA file apart again; writes content.safetensors and style.safetensors.",
         "b4m split --lora-file outputs/fused/pytorch_lora_weights.safetensors --output-dir outputs/apart",
         SplitConfig,
+    ),
+    "push": Command(
+        "Put a trained file on the Hugging Face hub, private unless told otherwise, with a model card of what it says.",
+        "b4m push outputs/fused/pytorch_lora_weights.safetensors --repo me/bear-chalk --license cc-by-4.0 "
+        "--images outputs/pictures --dry-run",
+        PushConfig,
+        arguments=("file",),
     ),
     "evaluate": Command(
         "Score pictures: content, style and prompt alignment with intervals, as tables, plot and contact sheet.",
@@ -369,6 +377,10 @@ def _do(config: Any) -> None:
             from ..files.export import split
 
             print(*split(config), sep="\n")
+        case PushConfig():
+            from .push.push import push
+
+            print(push(config))
         case EvaluateConfig():
             from ..evaluation.evaluate import evaluate
             from ..evaluation.report import tables
@@ -435,6 +447,11 @@ def _dry_run(config: Any) -> None:
             inputs = method_of(type(config)).task(config).inputs
             summary = summarise(inputs, cut_off_at_hand(config.base_model, inputs.prompts))
             print(*(f"# {line}" for line in summary.lines), sep="\n")
+        case PushConfig():
+            quiet()
+            from .push.push import dry_run
+
+            return print(dry_run(config))
         case EvaluateConfig(pictures=str(folder)):
             from ..evaluation.manifest import read_manifest
 

@@ -1,4 +1,4 @@
-"""What the studio's second process does: holds the base model, draws, opens files from elsewhere, exports."""
+"""What the studio's second process does: holds the base model, draws, opens files from elsewhere, exports, pushes."""
 
 import os
 from collections.abc import Mapping
@@ -76,6 +76,14 @@ def export(settings: Mapping[str, Any], preset: str) -> str:
     from ..api import export as run_export
 
     return str(run_export(preset=preset, **settings))
+
+
+def push(settings: Mapping[str, Any]) -> str:
+    """`b4m push`. -> where it lies. Raises UserError."""
+    from ..push.push import push as run_push
+    from ..push.settings import PushConfig
+
+    return run_push(PushConfig(**settings))
 
 
 def doctor(settings: Mapping[str, Any]) -> list[tuple[bool | None, str]]:

@@ -1,10 +1,10 @@
-"""Export: one LoRA file for another tool, in its own dialect, with a workflow that loads it."""
+"""Export: one LoRA file for another tool, with a workflow that loads it; and from there to the Hugging Face hub."""
 
 from typing import Any
 
 import gradio as gr
 
-from . import drawing, exporting, html, sheet
+from . import drawing, exporting, html, pushing, sheet
 from .events import Wiring
 from .exporting import Wish
 from .studio import Studio
@@ -30,6 +30,7 @@ def build(studio: Studio, blocks: gr.Blocks) -> None:
                 status = gr.HTML(apply_default_css=False, elem_id="export-status")
             with gr.Column(scale=6, min_width=300):
                 made = gr.HTML(apply_default_css=False, elem_id="exports")
+                hub = _Hub()
     wiring = Wiring(studio, status)
 
     def listed() -> str:
@@ -57,5 +58,40 @@ def build(studio: Studio, blocks: gr.Blocks) -> None:
             told += f" {exporting.write_workflow(project, path, prompt).name} loads it in ComfyUI."
         yield listed(), html.note(told, "good")
 
+    def push(name: str, repo: str, licence: str, public: bool, images: list[str] | None):
+        given = pushing.settings(project, name, repo, licence, public, images)
+        yield html.note(f"Sending {name} to {given['repo']} ...", "busy")
+        yield html.note(f"Sent: {studio.worker.ask(drawing.push, given)}", "good")
+
+    def sendable(before: str | None) -> tuple:
+        names, (text, ready) = pushing.files(project), pushing.state()
+        value = before if before in names else next(iter(names), None)
+        return gr.update(choices=names, value=value), gr.update(value=text, interactive=ready), ""
+
     wiring.on([blocks.load, tab.select], choices, [content, style, lora], [content, style, lora, made])
     wiring.on(write.click, export, [content, style, lora, up, down, dialect, dtype, workflow], [made])
+    to_hub = Wiring(studio, hub.status)
+    to_hub.on([blocks.load, tab.select, made.change], sendable, [hub.file], [hub.file, hub.push])
+    to_hub.on(hub.push.click, push, [hub.file, hub.repo, hub.licence, hub.public, hub.images])
+
+
+class _Hub:
+    """The components of a push, top to bottom."""
+
+    def __init__(self) -> None:
+        with gr.Accordion(pushing.PUSH, open=False, elem_id="hub"):
+            self.file = gr.Dropdown([], label="Exported file", elem_id="hub-file")
+            self.repo = gr.Textbox(
+                label="Repository", placeholder="owner/name", max_length=200, elem_id="hub-repo"
+            )
+            self.licence = gr.Textbox(
+                label="Licence",
+                info="yours to choose, as the hub spells it: cc-by-4.0, openrail++, other",
+                max_length=60,
+            )
+            self.images = gr.File(
+                label="Images for the card, sent without their metadata", file_count="multiple", height=110
+            )
+            self.public = gr.Checkbox(False, label="everybody may see it (without: private)")
+            self.push = gr.Button(pushing.PUSH, interactive=False, elem_id="do-push")
+            self.status = gr.HTML(apply_default_css=False, elem_id="hub-status")
