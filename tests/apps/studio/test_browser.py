@@ -324,7 +324,10 @@ def test_what_was_drawn_is_voted_on(served, browser, tmp_path):
     b4m_vote = [sys.executable, "-m", "b4m", "vote"]
     subprocess.run([*b4m_vote, "make", str(tmp_path / "mine"), *make.split()], check=True, timeout=120)
     serve = subprocess.Popen(
-        [*b4m_vote, "serve", str(study), "--port", "0"], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        [*b4m_vote, "serve", str(study), "--port", "0"],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
     )
     try:
         said = serve.stdout.readline()
