@@ -309,6 +309,8 @@ def vote_on(folder: Path, project: Path) -> None:
         shutil.copytree(about.parent / "images", references / kind)
     for cell in (project / "cells").glob("*.png"):
         drawn = Image.open(cell).text
+        if not all(word in drawn["prompt"] for word in ("snq", "w@z")):
+            continue  # not the prompt of the pair
         strengths = {drawn.get(f"{kind}_strength") for kind in ("content", "style")}
         if strengths != {"1.0"} or ("content_file" in drawn) != ("style_file" in drawn):
             continue
