@@ -19,6 +19,7 @@ from pathlib import Path
 from urllib.parse import quote
 
 import pytest
+from PIL import Image
 
 import b4m
 from b4m.files.opening import open_any
@@ -263,7 +264,7 @@ def test_every_pair_the_strengths_and_the_dials_are_drawn(page):
     page.wait_for_function(
         "src => document.querySelector('#one img').getAttribute('src') != src", arg=before, timeout=SLOW
     )
-    page.get_by_role("button", name=re.compile("Settings, and the command")).click()
+    page.get_by_role("button", name="Settings and command").click()
     page.wait_for_function(
         "document.querySelector('#redraw textarea').value.includes('b4m generate')", timeout=SLOW
     )
@@ -297,6 +298,57 @@ def test_what_is_exported_is_a_lora_and_a_workflow_that_names_it(page, tmp_path)
     (lora,), (flow,) = tmp_path.glob("*.safetensors"), tmp_path.glob("*.json")
     assert open_any(lora).role == "lora"
     assert lora.name in {node["inputs"].get("lora_name") for node in json.loads(flow.read_text()).values()}
+
+
+def vote_on(folder: Path, project: Path) -> None:
+    """Folders of images for `b4m vote make`: what the page drew with both files at full strength, and without any."""
+    references = folder / "references" / "car-chalk"
+    references.mkdir(parents=True)
+    for about in project.glob("concepts/*/concept.json"):
+        kind = json.loads(about.read_text())["kind"]
+        shutil.copytree(about.parent / "images", references / kind)
+    for cell in (project / "cells").glob("*.png"):
+        drawn = Image.open(cell).text
+        if not all(word in drawn["prompt"] for word in ("snq", "w@z")):
+            continue  # not the prompt of the pair
+        strengths = {drawn.get(f"{kind}_strength") for kind in ("content", "style")}
+        if strengths != {"1.0"} or ("content_file" in drawn) != ("style_file" in drawn):
+            continue
+        method = folder / ("both" if "content_file" in drawn else "neither") / "car-chalk"
+        method.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(cell, method / f"{drawn['seed']}.png")
+
+
+def test_what_was_drawn_is_voted_on(served, browser, tmp_path):
+    vote_on(tmp_path / "mine", served.folder)
+    study = tmp_path / "study"
+    make = f"--output-dir {study} --ours both --studies alignment --items 1 --votes 1 --checks 0"
+    b4m_vote = [sys.executable, "-m", "b4m", "vote"]
+    subprocess.run([*b4m_vote, "make", str(tmp_path / "mine"), *make.split()], check=True, timeout=120)
+    serve = subprocess.Popen(
+        [*b4m_vote, "serve", str(study), "--port", "0"],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    try:
+        said = serve.stdout.readline()
+        with browser.new_context(viewport=SCREEN) as context:
+            page = context.new_page()
+            page.goto(re.search(r"http://\S+", said)[0])
+            page.check("input[name=consent]")
+            page.click("button")
+            page.wait_for_selector(".option", timeout=SLOW)
+            assert page.evaluate("[...document.querySelectorAll('main img')].every(one => one.naturalWidth)")
+            assert "neither" not in page.content()  # no method's name
+            page.locator(".option").first.click()
+            shoot(page, "vote")
+            page.click("button")
+            page.wait_for_selector("text=Thank you!", timeout=SLOW)
+    finally:
+        serve.send_signal(signal.SIGINT)
+        told = serve.communicate(timeout=60)[1]
+    assert "1 votes of 1 voters" in told
 
 
 def test_a_keyboard_is_enough(page):

@@ -24,7 +24,7 @@ def build(studio: Studio) -> gr.Blocks:
                 "Open the example", variant="primary", scale=0, min_width=190, elem_id="example"
             )
         status = gr.HTML(apply_default_css=False)
-        with gr.Tabs(elem_id="tabs"):
+        with gr.Tabs(elem_id="tabs") as tabs:
             for tab in TABS:
                 tab.build(studio, blocks)
 
@@ -39,5 +39,5 @@ def build(studio: Studio) -> gr.Blocks:
 
         wiring = Wiring(studio, status)
         wiring.on(begin.click, open_example, outputs=[offer])
-        wiring.on(blocks.load, opened, outputs=[offer])
+        wiring.on([blocks.load, tabs.change], opened, outputs=[offer])
     return blocks

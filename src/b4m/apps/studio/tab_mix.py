@@ -26,7 +26,8 @@ def build(studio: Studio, blocks: gr.Blocks) -> None:
                 table = piece(
                     html.empty(
                         "No sheet yet",
-                        "Choose a content and a style, then draw every pair, or turn the dials.",
+                        "Choose a content and a style on the left, then press Draw every pair; or turn a dial on the "
+                        "right. What is still being taught is offered once it is done and this tab is opened again.",
                     ),
                     elem_id="sheet",
                 )
@@ -43,6 +44,12 @@ class _Ask:
         summed = studio.project.base.preset == "embedded"  # where it was measured
         self.contents = gr.Dropdown([], multiselect=True, label="Contents", elem_id="contents")
         self.styles = gr.Dropdown([], multiselect=True, label="Styles", elem_id="styles")
+        # What most people press first, on the first screen.
+        with gr.Row():
+            self.pairs = gr.Button("Draw every pair", variant="primary", min_width=120, elem_id="draw-pairs")
+            self.strengths = gr.Button("Strength sheet", min_width=120, elem_id="draw-strengths")
+        self.stop = gr.Button("Stop drawing", size="sm", elem_id="stop-drawing")
+        self.status = gr.HTML(apply_default_css=False, elem_id="mix-status")
         self.lora = gr.Dropdown([], label="Or a fused or foreign LoRA", elem_id="lora")
         self.prompts = gr.Textbox(
             label="Prompts", lines=2, info="one a line; empty: the one that calls the pair", elem_id="prompts"
@@ -68,11 +75,7 @@ class _Ask:
                 info="cleaner, for twice the time; an exported file cannot carry it",
                 elem_id="summed",
             )
-        self.pairs = gr.Button("Draw every pair", variant="primary", elem_id="draw-pairs")
-        self.strengths = gr.Button("Strength sheet", elem_id="draw-strengths")
-        self.lines = gr.Button("Prompts and seeds", elem_id="draw-prompts")
-        self.stop = gr.Button("Stop drawing", elem_id="stop-drawing")
-        self.status = gr.HTML(apply_default_css=False, elem_id="mix-status")
+        self.lines = gr.Button("Draw prompts by seeds", elem_id="draw-prompts")
 
     @property
     def look(self) -> list[Any]:
@@ -97,7 +100,7 @@ class _One:
         with gr.Row():
             self.pin = gr.Button("Pin for Compare", size="sm", elem_id="pin")
             self.second = gr.Button("Second stage", size="sm", elem_id="second")
-        with gr.Accordion("Settings, and the command that draws it again", open=False):
+        with gr.Accordion("Settings and command", open=False):
             self.facts = gr.HTML(apply_default_css=False)
             self.command = gr.Textbox(
                 show_label=False,

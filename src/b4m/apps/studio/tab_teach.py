@@ -154,16 +154,18 @@ def _wire_form(studio: Studio, blocks: gr.Blocks, form: _Form) -> None:
             references.remove(teach.desk(project, kind), file)
         return shown_desk(kind), ""
 
+    # Whatever fills a field is a change, a start that empties the name too: neither of these two touches the line
+    # that says how the start went.
     def change(*values: Any) -> tuple:
         read = form.read(*values)
         before = teach.cut(project, read.kind)
         project.save_draft(f"teach-{read.kind}", read.saved())
         project.save_draft("teach", {"kind": read.kind})
         desk = gr.skip() if teach.cut(project, read.kind) == before else shown_desk(read.kind)
-        return teach.shown_command(project, read), desk, ""
+        return teach.shown_command(project, read), desk, gr.skip()
 
     def advise(trigger: str, class_word: str) -> tuple:
-        return (html.advice(studio.advice(trigger, class_word)) if trigger or class_word else ""), ""
+        return (html.advice(studio.advice(trigger, class_word)) if trigger or class_word else ""), gr.skip()
 
     def show(kind: str) -> tuple:
         saved = project.drafts().get(f"teach-{kind}") or {"trigger": DEFAULTS[kind]}
@@ -186,7 +188,8 @@ def _wire_form(studio: Studio, blocks: gr.Blocks, form: _Form) -> None:
 
     def start(*values: Any):
         read = form.read(*values)
-        yield *_same(2), html.note("Looking at this machine, images and settings ...", "busy")
+        teach.check(project, read)  # at once: the look at the machine takes seconds
+        yield *_same(2), html.note("Looking at this machine ...", "busy")
         if bad := studio.doctor.failures(studio.doctor.findings()):
             yield *_same(2), html.findings(bad)
             return

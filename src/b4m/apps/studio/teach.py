@@ -107,14 +107,20 @@ def shown_command(project: Project, form: Form) -> str:
     return command.shown(command.arguments(f"train-{form.kind}", made))
 
 
-def begin(project: Project, form: Form) -> Concept:
-    """Make the concept, take its images from the desk, put its training in the queue. Raises UserError before that."""
-    library.clean_name(form.name)
+def check(project: Project, form: Form) -> dict[str, Any]:
+    """Settings of the training, by what stands in the form now. Raises UserError, by what is missing or wrong."""
     source = desk(project, form.kind)
     if not references.listing(source):
         raise UserError("there are no images yet: drop a few of them first")
+    library.clean_name(form.name)
     trial = settings(project, form, project.relative(source), "training")
     _check(form.kind, trial)
+    return trial
+
+
+def begin(project: Project, form: Form) -> Concept:
+    """Make the concept, take its images from the desk, put its training in the queue. Raises UserError before that."""
+    trial, source = check(project, form), desk(project, form.kind)
     concept = library.create(
         project,
         form.kind,
