@@ -101,7 +101,7 @@ def page(served, browser):
 def open_page(page, served) -> None:
     page.goto(served.address)
     page.wait_for_selector("#restored", state="attached", timeout=SLOW)
-    page.wait_for_function("document.querySelector('#trainings').innerText.length > 0", timeout=SLOW)
+    page.wait_for_function("document.querySelector('#trainings')?.innerText?.length > 0", timeout=SLOW)
 
 
 def tab(page, name: str) -> None:
@@ -139,7 +139,7 @@ def teach(page, kind: str, name: str, class_word: str, trigger: str) -> None:
     fill(page, "#name", name)
     fill(page, "#class-word", class_word)
     fill(page, "#trigger", trigger)
-    page.wait_for_function("document.querySelector('#advice').innerText.includes('token')", timeout=SLOW)
+    page.wait_for_function("document.querySelector('#advice')?.innerText?.includes('token')", timeout=SLOW)
 
 
 def set_steps(page) -> None:
@@ -166,11 +166,13 @@ def test_a_content_is_taught_from_images_dropped_on_the_page(page, tmp_path):
     teach(page, "content", "Star car", "car", "snq")
     set_steps(page)
     page.get_by_role("button", name=re.compile("The command that does")).click()
-    page.wait_for_function(f"document.querySelector('#command textarea').value.includes('--steps {STEPS}')")
+    page.wait_for_function(
+        f"document.querySelector('#command textarea')?.value?.includes('--steps {STEPS}')", timeout=SLOW
+    )
     shoot(page, "teach-form")
     page.click("#start")
     page.wait_for_function(
-        "document.querySelector('#teach-status').innerText.includes('in the queue')", timeout=SLOW
+        "document.querySelector('#teach-status')?.innerText?.includes('in the queue')", timeout=SLOW
     )
 
 
@@ -187,7 +189,7 @@ def test_a_reload_neither_stops_nor_loses_it_and_it_is_stopped_and_continued(pag
 def test_a_style_is_taught_next_and_what_was_typed_outlives_the_studio(page, browser, served):
     page.get_by_label("A style: a look").check()
     page.wait_for_function(
-        "document.querySelector('#trigger input, #trigger textarea').value == 'w@z'", timeout=SLOW
+        "document.querySelector('#trigger input, #trigger textarea')?.value == 'w@z'", timeout=SLOW
     )
     upload(page, sorted((REFERENCES / "style" / "chalk").glob("*")), 3)
     teach(page, "style", "Chalk on a board", "chalk", "w@z")
@@ -200,12 +202,12 @@ def test_a_style_is_taught_next_and_what_was_typed_outlives_the_studio(page, bro
         other = context.new_page()
         open_page(other, served)
         other.wait_for_function(
-            "document.querySelector('#name input, #name textarea').value == 'Chalk on a board'", timeout=SLOW
+            "document.querySelector('#name input, #name textarea')?.value == 'Chalk on a board'", timeout=SLOW
         )
         assert other.locator("#desk .tile").count() == 3
         other.click("#start")
         other.wait_for_function(
-            "document.querySelector('#teach-status').innerText.includes('in the queue')", timeout=SLOW
+            "document.querySelector('#teach-status')?.innerText?.includes('in the queue')", timeout=SLOW
         )
         wait_for_state(other, "Star car", "done")
         wait_for_state(other, "Chalk on a board", "done")
@@ -215,7 +217,7 @@ def test_a_style_is_taught_next_and_what_was_typed_outlives_the_studio(page, bro
 def test_the_library_has_cards_that_are_renamed_deleted_and_brought_back(page):
     tab(page, "Library")
     page.locator("#shelf .card", has_text="Star car").click()
-    page.wait_for_function("document.querySelector('#about').innerText.includes('snq')", timeout=SLOW)
+    page.wait_for_function("document.querySelector('#about')?.innerText?.includes('snq')", timeout=SLOW)
     shoot(page, "library")
     fill(page, "#rename", "<img src=x onerror=document.title='hacked'>")
     page.get_by_role("button", name="Rename", exact=True).click()
@@ -240,7 +242,7 @@ def test_a_hostile_file_is_refused_in_one_line(page):
     }
     page.locator("#import input[type=file]").set_input_files([bad])
     page.wait_for_function(
-        "document.querySelector('#library-status').innerText.includes('bad.safetensors')", timeout=SLOW
+        "document.querySelector('#library-status')?.innerText?.includes('bad.safetensors')", timeout=SLOW
     )
     told = page.locator("#library-status").inner_text()
     assert "/tmp" not in told and page.locator("#shelf .card").count() == 2
@@ -248,7 +250,7 @@ def test_a_hostile_file_is_refused_in_one_line(page):
 
 def test_every_pair_the_strengths_and_the_dials_are_drawn(page):
     tab(page, "Mix")
-    page.wait_for_function("document.querySelector('#styles').innerText.includes('Chalk')", timeout=SLOW)
+    page.wait_for_function("document.querySelector('#styles')?.innerText?.includes('Chalk')", timeout=SLOW)
     page.click("#draw-pairs")
     page.wait_for_function("document.querySelectorAll('#sheet .cell').length == 4", timeout=SLOW)
     page.click("#draw-strengths")
@@ -266,7 +268,7 @@ def test_every_pair_the_strengths_and_the_dials_are_drawn(page):
     )
     page.get_by_role("button", name="Settings and command").click()
     page.wait_for_function(
-        "document.querySelector('#redraw textarea').value.includes('b4m generate')", timeout=SLOW
+        "document.querySelector('#redraw textarea')?.value?.includes('b4m generate')", timeout=SLOW
     )
     page.click("#pin")
 
@@ -286,7 +288,7 @@ def test_two_ways_are_compared_also_by_keyboard(page):
 def test_what_is_exported_is_a_lora_and_a_workflow_that_names_it(page, tmp_path):
     tab(page, "Export")
     page.wait_for_function(
-        "document.querySelector('#export-style input').value.includes('Chalk')", timeout=SLOW
+        "document.querySelector('#export-style input')?.value?.includes('Chalk')", timeout=SLOW
     )
     page.click("#do-export")
     page.wait_for_selector("#exports a", timeout=SLOW)
@@ -369,7 +371,7 @@ def test_a_keyboard_is_enough(page):
         "document.querySelector('#teach-status .bad, #teach-status .busy') != null", timeout=SLOW
     )
     page.wait_for_function(
-        "document.querySelector('#teach-status').innerText.includes('no images yet')", timeout=SLOW
+        "document.querySelector('#teach-status')?.innerText?.includes('no images yet')", timeout=SLOW
     )
     assert (
         page.locator("#name input, #name textarea").first.input_value() == "Typed"
