@@ -130,3 +130,11 @@ def test_partners_are_drawn_once_with_ones_own_base_model(kind, tiny_base, tmp_p
     assert drawing.main([]) == 2 and "PARTNER_DIRS" in capsys.readouterr().err
     for own in (["--seeds", "5"], ["--prompts", "x"], ["--dry-run"], ["--grid"]):
         assert drawing.main([*command, *own]) == 2 and own[0] in capsys.readouterr().err
+
+
+def test_no_script_hands_its_own_arguments_to_the_installation():
+    """A sourced file without arguments reads those of the script: `quickstart.sh --content bear` would install them."""
+    lines = [line for script in SCRIPTS for line in script.read_text(encoding="utf-8").splitlines()]
+    sourced = [line for line in lines if line.startswith("source ") and "environment.sh" in line]
+    assert len(sourced) >= 3
+    assert all(re.search(r'environment\.sh" +"', line) for line in sourced), sourced
