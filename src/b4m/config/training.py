@@ -7,6 +7,17 @@ from ..core.errors import UserError
 from .fields import InputPath, ModelName, OutputPath, check, flag, setting
 from .presets import MODEL, SDXL
 
+# Of the second stage's teacher: things on plain grounds and in places, so that a place stays something to ask for.
+PAIR_PROMPTS = (
+    "a {content} in {style} style",
+    "a {content} in {style} style on a white background",
+    "a {content} in {style} style on a black background",
+    "a {content} in {style} style on a green background",
+    "a {content} in {style} style in a forest",
+    "a {content} in {style} style on a beach",
+    "a {content} in {style} style in a city",
+    "a {content} in {style} style wearing a hat",
+)
 LORA_FILE = "pytorch_lora_weights.safetensors"  # the name that every reader looks for
 
 
@@ -139,9 +150,14 @@ class ShowsContent:
     content_class: str = setting("what the content is, in plain words: teddybear, vase, ...", "object")
 
     @property
+    def content_words(self) -> str:
+        """ "snq teddybear"."""
+        return _words(self.content_trigger, self.content_class)
+
+    @property
     def content_prompt(self) -> str:
         """Caption of content images: "a photo of snq teddybear"."""
-        return f"a photo of {_words(self.content_trigger, self.content_class)}"
+        return f"a photo of {self.content_words}"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -153,9 +169,14 @@ class ShowsStyle:
     style_class: str = setting("what the style is, in plain words: yarn art, chalk, ...", "art")
 
     @property
+    def style_name(self) -> str:
+        """ "w@z yarn art"."""
+        return _words(self.style_trigger, self.style_class)
+
+    @property
     def style_words(self) -> str:
         """ "in w@z yarn art style"."""
-        return f"in {_words(self.style_trigger, self.style_class)} style"
+        return f"in {self.style_name} style"
 
     @property
     def style_prompt(self) -> str:
@@ -291,7 +312,7 @@ class SecondConfig(ShowsBoth, TrainConfig):
 
     stage, result, section = "second", LORA_FILE, "second"
     preset_rows = ("second",)  # over those of every training
-    needs = ("content_dir", "style_dir", "content_file", "style_file")
+    needs = ("content_file", "style_file")
 
     content_file: InputPath | None = setting("the content file of stage one", None)
     style_file: InputPath | None = setting("the style file of stage one", None)
@@ -303,6 +324,36 @@ class SecondConfig(ShowsBoth, TrainConfig):
     damping: float | None = setting(
         "damping of the Riemannian precondition (default: the optimizer's own)", None, low=1e-12
     )
+    objective: str = setting(
+        "what is learned: the references (the paper's loss), the sum of both files' predictions, or both",
+        "pictures",
+        choices=("pictures", "distill", "both"),
+    )
+    pair_prompts: tuple[str, ...] = setting(
+        "prompts under which the predictions are summed; {content} and {style} stand for the files' words",
+        PAIR_PROMPTS,
+    )
+    teacher_paths: int = setting("images, so to speak, that the sum of predictions draws", 16, low=1, high=10_000)
+    teacher_guidance: float = setting("their guidance scale, against the base model", 1.5, low=1, high=1000)
+    content_weight: float = setting("weight of the content's move in the sum", 1.0, low=0, high=10)
+    style_weight: float = setting("weight of the style's move in the sum", 1.0, low=0, high=10)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.objective != "pictures":
+            self._check_teacher()
+        for name in ("content_dir", "style_dir"):
+            if self.objective != "distill" and not getattr(self, name):
+                raise UserError(
+                    f"{flag(name)} is missing: --objective {self.objective} learns from images; give their folder, or "
+                    "--objective distill, which needs none"
+                )
+
+    def _check_teacher(self) -> None:
+        if not self.pair_prompts:
+            raise UserError("--pair-prompts is empty: give at least one prompt that calls both concepts")
+        if self.content_weight == self.style_weight == 0:
+            raise UserError("--content-weight 0 and --style-weight 0: that sum is the base model; raise one of them")
 
 
 # The jobs with commands of their own; those of other methods bring settings classes with them.

@@ -38,7 +38,8 @@ class Source:
     images: tuple[int, ...]  # indices into Inputs.images
     samples: int
     trigger: str = ""  # the word that will call the concept
-    prior: bool = False  # images of the concept's class that the base model drew itself
+    prior: bool = False  # of the term beside Eq. 12: images of the concept's class, or a teacher's paths, drawn by a model
+    label: str = "prior"  # what a line calls a source that was drawn
 
     def pick(self, key: Sequence[int | str], position: int) -> int:
         """The image of sample number `position`, counted from the start, of the order seeded by `key`."""
@@ -71,6 +72,7 @@ class Inputs:
     findings: tuple[Finding, ...] = ()  # what the user should know of the files
     partner_samples: int | None = None
     prior_weight: float = 1.0  # what the mean over the prior's samples counts beside Eq. 12
+    beside: str = "prior_loss"  # what the log calls that term
 
     @property
     def samples(self) -> int:

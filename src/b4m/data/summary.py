@@ -63,8 +63,15 @@ def _heads(inputs: Inputs) -> Iterator[str]:
         yield f"{kind}: {_images(len(images))}; captions: {', '.join(parts)}"
     for source in inputs.sources:
         if source.prior:
-            prompt = quoted(inputs.prompts[source.images[0]])
-            yield f"prior: {_images(len(source.images))} drawn by the base model of {prompt}"
+            yield _drawn(inputs, source)
+
+
+def _drawn(inputs: Inputs, source: Source) -> str:
+    """Of what a model draws itself: images of a class, or a teacher's paths."""
+    prompts = some([quoted(prompt) for prompt in dict.fromkeys(inputs.prompts[i] for i in source.images)])
+    if source.label == "prior":
+        return f"prior: {_images(len(source.images))} drawn by the base model of {prompts}"
+    return f"{source.label}: {len(source.images)} path{'s'[: len(source.images) != 1]} of {prompts}"
 
 
 def _images(count: int) -> str:

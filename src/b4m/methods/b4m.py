@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from ..backbones.latent_diffusion import check_base
+from ..backbones.cache import Cache
 from ..backbones.protocol import Attached, Backbone
 from ..config.training import ContentConfig, SecondConfig, StyleConfig, TrainConfig
 from ..core.errors import UserError
@@ -19,12 +20,14 @@ from ..files.concept import Concept, check_pair, read_concept
 from ..files.lora import split_lora
 from ..files.opening import Opened, open_any, refuse_method_files
 from ..maths.adapter import Adapter
+from ..maths.objective import sample_losses
 from ..maths.plp import FACTORS
 from ..maths.riemannian import RiemannianAdamW, RiemannianSGD
 from .denoising import DenoisingTask
 from .factors import AttachedFactors, FactorLearner, concept_of, prodigy, save_concepts, save_fused, spec_of
 from .prior import draw_prior, with_prior
-from .protocol import Pair, Task
+from .protocol import Batch, Pair, Task
+from .teaching import Teacher, draw_teacher, lessons_of, with_teacher
 
 OTHER = {"content": "style", "style": "content"}
 
@@ -70,15 +73,22 @@ class SecondStage(DenoisingTask):
             for kind, concept in self.concepts.items()
         }
         triggers = {kind: concept.metadata.get("trigger", "") for kind, concept in self.concepts.items()}
-        super().__init__(config, prompts, config.both_prompt, triggers=triggers)
+        shown = {} if config.objective == "distill" else prompts
+        super().__init__(config, shown, config.both_prompt, triggers=triggers)
+        self.lessons = [] if config.objective == "pictures" else lessons_of(config, self.concepts)
+        if self.lessons:
+            self.inputs = with_teacher(self.inputs, config, self.lessons)
 
     def facts(self) -> dict[str, Any]:
         files = {f"{kind}_file": fingerprint(concept.tensors, {}) for kind, concept in self.concepts.items()}
         return {**super().facts(), **files}
 
     def start(self, backbone: Backbone) -> "SecondStageLearner":
-        adapter = install(backbone, self.concepts)
-        return SecondStageLearner(backbone, self.inputs, self.config, adapter, self.concepts)
+        adapter, teacher = install(backbone, self.concepts), None
+        if self.lessons:
+            backbone.attached = AttachedFactors(adapter, backbone)
+            self.inputs, teacher = draw_teacher(self.inputs, self.config, backbone, self.lessons, self.concepts)
+        return SecondStageLearner(backbone, self.inputs, self.config, adapter, self.concepts, teacher)
 
 
 def _concepts(config: SecondConfig) -> dict[str, Concept]:
@@ -110,9 +120,10 @@ class SecondStageLearner(FactorLearner):
         config: SecondConfig,
         adapter: Adapter,
         concepts: Mapping[str, Concept],
+        teacher: Teacher | None = None,
     ) -> None:
         super().__init__(backbone, inputs, config, adapter, False, dict.fromkeys(FACTORS, config.lr))
-        self.concepts = concepts
+        self.concepts, self.teacher = concepts, teacher
 
     def optimizer(self) -> torch.optim.Optimizer:
         config = self.config
@@ -122,7 +133,42 @@ class SecondStageLearner(FactorLearner):
         cls = {"riemannian-adamw": RiemannianAdamW, "riemannian-sgd": RiemannianSGD}[config.optimizer]
         return cls(self.stacks.pairs, lr=config.lr, weight_decay=config.weight_decay, **options)
 
+    def encode(self, device: torch.device) -> Cache:
+        cache = super().encode(device)
+        if self.teacher is None:
+            return cache
+        self.teacher = self.teacher.to(device)
+        return self.teacher.retell(cache)
+
+    def loss(self, batch: Batch) -> tuple[Tensor, Tensor]:
+        """The paper's, of references; of the teacher's states the mean squared distance from its answers."""
+        if self.teacher is None:
+            return super().loss(batch)
+        is_prior = self.inputs.is_prior
+        rows = {False: [], True: []}
+        for row, sample in enumerate(batch.places):
+            rows[bool(is_prior[sample])].append(row)
+        parts = [
+            (of_kind(batch.of(some)), some)
+            for of_kind, some in ((super().loss, rows[False]), (self._distilled, rows[True]))
+            if some
+        ]
+        losses = torch.cat([each for (_, each), _ in parts])
+        order = torch.tensor([row for _, some in parts for row in some], device=losses.device).argsort()
+        return torch.stack([total for (total, _), _ in parts]).sum(), losses[order]
+
+    def _distilled(self, batch: Batch) -> tuple[Tensor, Tensor]:
+        assert self.teacher is not None
+        states, timesteps, answers = self.teacher.at(batch.images, batch.timesteps, len(self._alphas_cumprod))
+        attention = self.attention(batch)
+        losses = sample_losses(self.backbone.predict(states, timesteps, batch.conditions, attention), answers)
+        return (batch.weights * losses).sum(), losses.detach()
+
     def save(self, folder: Path, facts: Mapping[str, str]) -> None:
+        config = self.config
+        if self.teacher is not None:
+            told = ("objective", "content_weight", "style_weight", "teacher_paths", "teacher_guidance", "optimizer")
+            facts = {**facts, **{name: str(getattr(config, name)) for name in told}}
         save_fused(folder, self.adapter, self.backbone, facts, self.concepts)
 
 

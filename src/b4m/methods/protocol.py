@@ -33,6 +33,19 @@ class Batch:
         None  # (k, 1, h, w) what each latent counts in its sample's loss; None: all the same
     )
 
+    def of(self, rows: Sequence[int]) -> "Batch":
+        """Some of the samples, by their rows."""
+        if len(rows) == len(self.places):
+            return self
+        index = torch.tensor(rows, device=self.latents.device)
+        tensors = (self.images, self.latents, self.noise, self.timesteps, self.weights)
+        return Batch(
+            *(tensor[index] for tensor in tensors),
+            {name: values[index] for name, values in self.conditions.items()},
+            [self.places[row] for row in rows],
+            None if self.mask is None else self.mask[index],
+        )
+
 
 class Learner(Protocol):
     """What one training changes, on a backbone that stays as it is."""

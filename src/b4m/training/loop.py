@@ -35,8 +35,7 @@ from .start import Ready, start
 from .state import save_state
 
 Mark = Callable[[str], None]
-# In log.jsonl; the last where there is a prior.
-LOSSES = ("loss", "target_loss", "partner_loss", "prior_loss")
+LOSSES = ("loss", "target_loss", "partner_loss")  # in log.jsonl; then `Inputs.beside`, where there is such a term
 
 
 def no_mark(phase: str) -> None:
@@ -173,7 +172,7 @@ class Loop:
         losses, stop = self.average(values, bool(received))
         loss = losses[0]
         if self.advance(loss):
-            named = dict(zip(LOSSES, losses, strict=False))
+            named = dict(zip((*LOSSES, self.inputs.beside), losses, strict=False))
             self.book.add({"step": self.step + 1, **named, **self.learner.measured(self.step + 1)})
         self.schedule.step()
         return loss, stop
