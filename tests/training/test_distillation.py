@@ -9,7 +9,7 @@ from loops import files_of, loaded, same_files, stop_after
 
 from b4m.backbones.registry import open_backbone
 from b4m.core.storage import read_tensors
-from b4m.maths.composing import composed_predictions
+from b4m.maths.composing import BASE, composed_predictions
 from b4m.methods import teaching
 from b4m.sampling.attach import attach
 from b4m.sampling.composed import composed
@@ -54,9 +54,10 @@ def test_the_answers_are_the_sum_that_sampling_draws_with(second, trained, tmp_p
         }
         for step, timestep in enumerate(teacher.timesteps):
             states = teacher.states[[path, path], step]
-            sum_of = composed_predictions(0.7, 1.2)
-            with torch.no_grad(), composed(backbone, [((1.0, 0.0, 0.0),), sum_of]) as dials:
-                empty, answer = backbone.predict(states, timestep, given, dials)
+            with torch.no_grad(), composed(backbone, [BASE, composed_predictions(0.7, 1.2)]) as dials:
+                empty, answer = backbone.denoiser(
+                    states, timestep, **backbone.arguments(given), cross_attention_kwargs=dials, return_dict=False
+                )[0]
             assert torch.allclose(answer, teacher.answers[path, step], atol=1e-4)
             of_empty = next(i for i, text in enumerate(prompts) if not text) + path
             assert torch.allclose(empty, teacher.answers[of_empty, step], atol=1e-4)
