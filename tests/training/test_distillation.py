@@ -1,4 +1,4 @@
-"""The second stage by distillation: what it is taught, that it learns it, and that a run stopped anywhere is the same run."""
+"""The second stage by distillation: what it is taught, that it learns it, that a run stopped anywhere is the same."""
 
 import json
 
@@ -8,11 +8,13 @@ from conftest import refused
 from loops import files_of, loaded, same_files, stop_after
 
 from b4m.backbones.registry import open_backbone
+from b4m.config.training import PAIR_PROMPTS
 from b4m.core.storage import read_tensors
 from b4m.maths.composing import BASE, composed_predictions
 from b4m.methods import teaching
 from b4m.sampling.attach import attach
 from b4m.sampling.composed import composed
+from b4m.sampling.sample import sample
 from b4m.training.loop import train
 
 TAUGHT = {
@@ -39,7 +41,7 @@ def second(settings, trained):
 
 
 def test_the_answers_are_the_sum_that_sampling_draws_with(second, trained, tmp_path):
-    """v* on the teacher's states, by the hooks of --compose predictions; the base model's own under the empty prompt."""
+    """v* on the teacher's states, by the hooks of --compose predictions; under no prompt the base model's own."""
     weights = {"content_weight": 0.7, "style_weight": 1.2}
     learner = loaded(second(tmp_path, **weights)).learner
     teacher, prompts = learner.teacher, learner.inputs.prompts
@@ -56,12 +58,28 @@ def test_the_answers_are_the_sum_that_sampling_draws_with(second, trained, tmp_p
             states = teacher.states[[path, path], step]
             with torch.no_grad(), composed(backbone, [BASE, composed_predictions(0.7, 1.2)]) as dials:
                 empty, answer = backbone.denoiser(
-                    states, timestep, **backbone.arguments(given), cross_attention_kwargs=dials, return_dict=False
+                    states,
+                    timestep,
+                    **backbone.arguments(given),
+                    cross_attention_kwargs=dials,
+                    return_dict=False,
                 )[0]
             assert torch.allclose(answer, teacher.answers[path, step], atol=1e-4)
             of_empty = next(i for i, text in enumerate(prompts) if not text) + path
             assert torch.allclose(empty, teacher.answers[of_empty, step], atol=1e-4)
             assert torch.equal(teacher.states[of_empty, step], teacher.states[path, step])
+
+
+def test_the_paths_are_those_on_which_sampling_draws(second, trained, tmp_path):
+    """Guided against the base: `--compose predictions --negative base` passes the same states."""
+    learner = loaded(second(tmp_path, teacher_guidance=3.0)).learner
+    backbone = open_backbone(learner.config.base_model)
+    attach(backbone, trained["content_file"], trained["style_file"])
+    passed = []
+    backbone.denoiser.register_forward_pre_hook(lambda _, given: passed.append(given[0][0].clone()))
+    ways = {"steps": 3, "guidance": 3.0, "size": 16, "negative": "base", "compose": "predictions"}
+    sample(backbone, [learner.inputs.prompts[1]], [learner.config.seed + 1], **ways)
+    assert torch.allclose(torch.stack(passed), learner.teacher.states[1], atol=1e-3)
 
 
 def test_the_student_comes_closer_to_its_teacher_and_learns_from_no_image(second, tmp_path):
@@ -108,7 +126,9 @@ def test_killed_while_the_teacher_draws_or_while_the_student_learns_it_is_the_sa
         stop_after(stopping, 2)
         with pytest.raises(SystemExit):
             train(second(tmp_path / "parts"))
-    monkeypatch.setattr(teaching, "_batches", lambda *arguments: 1 / 0)  # all is there: nothing is drawn again
+    monkeypatch.setattr(
+        teaching, "_batches", lambda *arguments: 1 / 0
+    )  # all is there: nothing is drawn again
     parts = train(second(tmp_path / "parts")).path
     assert same_files(whole, parts)
     assert same_files(tmp_path / "whole" / teaching.TEACHER, tmp_path / "parts" / teaching.TEACHER)
@@ -125,7 +145,10 @@ def test_paths_of_other_settings_or_a_damaged_file_are_drawn_anew(spoil, second,
 
 def test_what_cannot_be_taught_is_refused(second, tmp_path):
     refused(lambda: second(tmp_path, objective="both"), "--content-dir", "--objective distill")
-    refused(lambda: second(tmp_path, objective="pictures"), "--content-dir", "--objective distill")
+    pictures = {"objective": "pictures", "teacher_paths": 16, "pair_prompts": PAIR_PROMPTS}
+    refused(lambda: second(tmp_path, **pictures), "--content-dir", "--objective distill")
+    refused(lambda: second(tmp_path, **pictures, style_weight=2), "--style-weight", "leave it out")
+    refused(lambda: second(tmp_path, snr_gamma=5), "--snr-gamma", "leave it out")
     refused(lambda: second(tmp_path, pair_prompts=()), "--pair-prompts", "at least one")
     refused(lambda: second(tmp_path, content_weight=0, style_weight=0), "--content-weight", "base model")
     refused(lambda: train(second(tmp_path, pair_prompts=("a {thing}",))), "--pair-prompts", "{content}")

@@ -1,6 +1,6 @@
 """Settings of a training: what every job reads, and what the jobs of this project's own methods read beside it."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import ClassVar
 
 from ..core.errors import UserError
@@ -18,6 +18,7 @@ PAIR_PROMPTS = (
     "a {content} in {style} style in a city",
     "a {content} in {style} style wearing a hat",
 )
+TEACHING = ("pair_prompts", "teacher_paths", "teacher_guidance", "content_weight", "style_weight")
 LORA_FILE = "pytorch_lora_weights.safetensors"  # the name that every reader looks for
 
 
@@ -333,14 +334,18 @@ class SecondConfig(ShowsBoth, TrainConfig):
         "prompts under which the predictions are summed; {content} and {style} stand for the files' words",
         PAIR_PROMPTS,
     )
-    teacher_paths: int = setting("images, so to speak, that the sum of predictions draws", 16, low=1, high=10_000)
+    teacher_paths: int = setting(
+        "images, so to speak, that the sum of predictions draws", 16, low=1, high=10_000
+    )
     teacher_guidance: float = setting("their guidance scale, against the base model", 1.5, low=1, high=1000)
     content_weight: float = setting("weight of the content's move in the sum", 1.0, low=0, high=10)
     style_weight: float = setting("weight of the style's move in the sum", 1.0, low=0, high=10)
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.objective != "pictures":
+        if self.objective == "pictures":
+            self._check_untaught()
+        else:
             self._check_teacher()
         for name in ("content_dir", "style_dir"):
             if self.objective != "distill" and not getattr(self, name):
@@ -349,11 +354,25 @@ class SecondConfig(ShowsBoth, TrainConfig):
                     "--objective distill, which needs none"
                 )
 
+    def _check_untaught(self) -> None:
+        for f in fields(self):
+            if f.name in TEACHING and getattr(self, f.name) != f.default:
+                raise UserError(
+                    f"{flag(f.name)} is for the sum of predictions, which --objective pictures does not read; leave it "
+                    "out, or give --objective distill or both"
+                )
+
     def _check_teacher(self) -> None:
+        if self.snr_gamma is not None and self.objective == "distill":
+            raise UserError(
+                "--snr-gamma weighs the loss on images, and --objective distill has none: leave it out"
+            )
         if not self.pair_prompts:
             raise UserError("--pair-prompts is empty: give at least one prompt that calls both concepts")
         if self.content_weight == self.style_weight == 0:
-            raise UserError("--content-weight 0 and --style-weight 0: that sum is the base model; raise one of them")
+            raise UserError(
+                "--content-weight 0 and --style-weight 0: that sum is the base model; raise one of them"
+            )
 
 
 # The jobs with commands of their own; those of other methods bring settings classes with them.

@@ -4,9 +4,9 @@ The teacher is a sum of terms (`composing`) under a prompt that calls both conce
 
     v*(x_t; p) = v(0,0; p) + w_c [v(1,0; p) - v(0,0; p)] + w_s [v(0,1; p) - v(0,0; p)],
 
-and its paths are drawn with guidance against the base model, v(0,0; 0) + g [v*(x_t; p) - v(0,0; 0)], 0 the empty prompt. The
-student, B and D in the weights, is to say v*(x_t; p) under p and v(0,0; 0) under the empty prompt: so that plain
-classifier-free guidance with the student on both sides is the teacher's guidance against the base.
+and its paths are drawn with guidance against the base model, v(0,0; 0) + g [v*(x_t; p) - v(0,0; 0)], 0 the empty
+prompt. The student, B and D in the weights, is to say v*(x_t; p) under p and v(0,0; 0) under the empty prompt: so that
+plain classifier-free guidance with the student on both sides is the teacher's guidance against the base.
 """
 
 from collections.abc import Callable
@@ -26,7 +26,7 @@ def guided(unguided: Tensor, prediction: Tensor, guidance: float) -> Tensor:
 
 
 def place(timesteps: Tensor, steps: int, train_timesteps: int) -> Tensor:
-    """Which step of a path of `steps`, from noise to image, a timestep (k,) int64 in [0, train_timesteps) falls to: (k,)."""
+    """Which of a path's `steps`, from noise to image, timesteps (k,) int64 in [0, train_timesteps) fall to: (k,)."""
     return (train_timesteps - 1 - timesteps) * steps // train_timesteps
 
 
@@ -48,7 +48,8 @@ def walk(
     for timestep in scheduler.timesteps:
         state = scheduler.scale_model_input(x, timestep)
         answer, empty = (
-            predict(state, timestep, asked).float() for predict, asked in ((prompted, terms), (unprompted, BASE))
+            predict(state, timestep, asked).float()
+            for predict, asked in ((prompted, terms), (unprompted, BASE))
         )
         found.append((state, answer, empty))
         x = scheduler.step(guided(empty, answer, guidance), timestep, x).prev_sample

@@ -9,8 +9,8 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from ..backbones.latent_diffusion import check_base
 from ..backbones.cache import Cache
+from ..backbones.latent_diffusion import check_base
 from ..backbones.protocol import Attached, Backbone
 from ..config.training import ContentConfig, SecondConfig, StyleConfig, TrainConfig
 from ..core.errors import UserError
@@ -87,7 +87,9 @@ class SecondStage(DenoisingTask):
         adapter, teacher = install(backbone, self.concepts), None
         if self.lessons:
             backbone.attached = AttachedFactors(adapter, backbone)
-            self.inputs, teacher = draw_teacher(self.inputs, self.config, backbone, self.lessons, self.concepts)
+            self.inputs, teacher = draw_teacher(
+                self.inputs, self.config, backbone, self.lessons, self.concepts
+            )
         return SecondStageLearner(backbone, self.inputs, self.config, adapter, self.concepts, teacher)
 
 
@@ -167,7 +169,14 @@ class SecondStageLearner(FactorLearner):
     def save(self, folder: Path, facts: Mapping[str, str]) -> None:
         config = self.config
         if self.teacher is not None:
-            told = ("objective", "content_weight", "style_weight", "teacher_paths", "teacher_guidance", "optimizer")
+            told = (
+                "objective",
+                "content_weight",
+                "style_weight",
+                "teacher_paths",
+                "teacher_guidance",
+                "optimizer",
+            )
             facts = {**facts, **{name: str(getattr(config, name)) for name in told}}
         save_fused(folder, self.adapter, self.backbone, facts, self.concepts)
 

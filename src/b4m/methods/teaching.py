@@ -41,7 +41,10 @@ class Lesson:
 
 def lessons_of(config: SecondConfig, concepts: Mapping[str, Concept]) -> list[Lesson]:
     """`teacher_paths` under prompts that call both, a quarter as many under each file's own. Raises UserError."""
-    own = {kind: concept.metadata.get("prompt", getattr(config, f"{kind}_prompt")) for kind, concept in concepts.items()}
+    own = {
+        kind: concept.metadata.get("prompt", getattr(config, f"{kind}_prompt"))
+        for kind, concept in concepts.items()
+    }
     words = {
         "content": _without(own["content"], "a photo of ", "") or config.content_words,
         "style": _without(own["style"], "a picture in ", " style") or config.style_name,
@@ -49,7 +52,9 @@ def lessons_of(config: SecondConfig, concepts: Mapping[str, Concept]) -> list[Le
     try:
         prompts = [template.format(**words) for template in config.pair_prompts]
     except (KeyError, IndexError, ValueError) as error:
-        raise UserError("--pair-prompts: only {content} and {style} can be filled in; write other braces twice") from error
+        raise UserError(
+            "--pair-prompts: only {content} and {style} can be filled in; write other braces twice"
+        ) from error
     both = composed_predictions(config.content_weight, config.style_weight)
     count = config.teacher_paths
     lessons = [Lesson(prompt, both) for prompt in islice(cycle(prompts), count)]
@@ -66,8 +71,8 @@ def _without(prompt: str, start: str, end: str) -> str:
 
 
 def with_teacher(inputs: Inputs, config: SecondConfig, lessons: Sequence[Lesson]) -> Inputs:
-    """The inputs with samples of the teacher beside them: of joint paths, of paths of either concept alone, and of the joint
-    paths under the empty prompt. Each path is an "image", which is still to be drawn.
+    """The inputs with the teacher's samples: of joint paths, of paths of either concept alone, of the empty prompt on
+    the joint paths. Each path is an "image", which is still to be drawn.
 
     Joint ones are half of the teacher's samples, the others a quarter each.
     """
@@ -119,7 +124,11 @@ class Teacher:
 
 
 def draw_teacher(
-    inputs: Inputs, config: SecondConfig, backbone: Backbone, lessons: Sequence[Lesson], concepts: Mapping[str, Concept]
+    inputs: Inputs,
+    config: SecondConfig,
+    backbone: Backbone,
+    lessons: Sequence[Lesson],
+    concepts: Mapping[str, Concept],
 ) -> tuple[Inputs, Teacher]:
     """The teacher, and the inputs with its paths as latents: those of an earlier run in this folder, else drawn now.
 
@@ -160,7 +169,8 @@ def _drawn(
     with tqdm(total=len(lessons), initial=there, desc="teacher's paths") as bar:
         for some in _batches(config, backbone, lessons, there):
             found = {
-                name: torch.cat([found[name], new]) if name in TENSORS and found else new for name, new in some.items()
+                name: torch.cat([found[name], new]) if name in TENSORS and found else new
+                for name, new in some.items()
             }
             write_tensors(path, found, made_with)
             bar.update(len(some["states"]))
@@ -195,7 +205,10 @@ def _batches(
         asked = _Asked(backbone, prompts, config.resolution)
         three = walk(asked.prompted, asked.unprompted, noise, terms, config.teacher_guidance, scheduler)
         timesteps = scheduler.timesteps.float()
-        yield {name: t.float().cpu() for name, t in zip((*TENSORS, "timesteps"), (*three, timesteps), strict=True)}
+        yield {
+            name: t.float().cpu()
+            for name, t in zip((*TENSORS, "timesteps"), (*three, timesteps), strict=True)
+        }
 
 
 def _runs(lessons: Sequence[Lesson]) -> Iterator[tuple[int, int]]:
@@ -211,7 +224,10 @@ def _noise(config: SecondConfig, backbone: Backbone, numbers: Sequence[int]) -> 
     """(k, c, h, w) float32: of path i from the seed and i alone."""
     side = config.resolution // backbone.pipe.vae_scale_factor
     shape = backbone.denoiser.config.in_channels, side, side
-    drawn = [torch.randn(shape, generator=torch.Generator().manual_seed(config.seed + number)) for number in numbers]
+    drawn = [
+        torch.randn(shape, generator=torch.Generator().manual_seed(config.seed + number))
+        for number in numbers
+    ]
     return torch.stack(drawn).to(backbone.denoiser.device)
 
 
@@ -225,7 +241,10 @@ class _Asked:
 
         def rows(conditions: Conditions) -> Conditions:
             every = {**conditions, **{name: value[None] for name, value in image.items()}}
-            return {name: value.expand(len(prompts), *value.shape[1:]).to(device, dtype) for name, value in every.items()}
+            return {
+                name: value.expand(len(prompts), *value.shape[1:]).to(device, dtype)
+                for name, value in every.items()
+            }
 
         with torch.no_grad():
             self.told, self.empty = rows(backbone.encode_prompts(prompts)), rows(backbone.encode_unguided())

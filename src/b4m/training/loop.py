@@ -35,7 +35,11 @@ from .start import Ready, start
 from .state import save_state
 
 Mark = Callable[[str], None]
-LOSSES = ("loss", "target_loss", "partner_loss")  # in log.jsonl; then `Inputs.beside`, where there is such a term
+LOSSES = (
+    "loss",
+    "target_loss",
+    "partner_loss",
+)  # in log.jsonl; then `Inputs.beside`, where there is such a term
 
 
 def no_mark(phase: str) -> None:
