@@ -146,10 +146,10 @@ class SecondStageLearner(FactorLearner):
         """The paper's, of references; of the teacher's states the mean squared distance from its answers."""
         if self.teacher is None:
             return super().loss(batch)
-        is_prior = self.inputs.is_prior
-        rows = {False: [], True: []}
+        taught = [source.prior for source in self.inputs.sources for _ in range(source.samples)]
+        rows: dict[bool, list[int]] = {False: [], True: []}
         for row, sample in enumerate(batch.places):
-            rows[bool(is_prior[sample])].append(row)
+            rows[taught[sample]].append(row)
         parts = [
             (of_kind(batch.of(some)), some)
             for of_kind, some in ((super().loss, rows[False]), (self._distilled, rows[True]))

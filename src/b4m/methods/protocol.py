@@ -4,7 +4,7 @@ A method is one file. Study, evaluation, sampling and the command line know meth
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, ClassVar, Protocol
 
@@ -38,12 +38,13 @@ class Batch:
         if len(rows) == len(self.places):
             return self
         index = torch.tensor(rows, device=self.latents.device)
-        tensors = (self.images, self.latents, self.noise, self.timesteps, self.weights)
-        return Batch(
-            *(tensor[index] for tensor in tensors),
-            {name: values[index] for name, values in self.conditions.items()},
-            [self.places[row] for row in rows],
-            None if self.mask is None else self.mask[index],
+        names = ("images", "latents", "noise", "timesteps", "weights")
+        return replace(
+            self,
+            **{name: getattr(self, name)[index] for name in names},
+            conditions={name: values[index] for name, values in self.conditions.items()},
+            places=[self.places[row] for row in rows],
+            mask=None if self.mask is None else self.mask[index],
         )
 
 

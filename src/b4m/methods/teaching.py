@@ -106,8 +106,8 @@ class Teacher:
     unguided: Conditions  # a row: what the empty prompt is read as
 
     def to(self, device: torch.device) -> "Teacher":
-        moved = (tensor.to(device) for tensor in (self.states, self.answers, self.timesteps))
-        return Teacher(self.first, *moved, self.unguided)
+        names = ("states", "answers", "timesteps")
+        return replace(self, **{name: getattr(self, name).to(device) for name in names})
 
     def at(self, images: Tensor, timesteps: Tensor, train_timesteps: int) -> tuple[Tensor, Tensor, Tensor]:
         """States (k, c, h, w), their timesteps (k,) and the answers there, of the step that each timestep falls to."""
