@@ -256,7 +256,7 @@ def encode_captions(pipe: StableDiffusionXLPipeline, captions: list[str]) -> tup
 
 
 def time_ids(rng: np.random.Generator, batch: int, side: int) -> Tensor:
-    """(batch, 6): SDXL's size conditioning; in a quarter of the rows any original size and crop: neither means anything."""
+    """(batch, 6): SDXL's size conditioning; in a quarter of the rows any original size and crop: neither means much."""
     ids = torch.tensor([side, side, 0, 0, side, side], dtype=torch.float32)
     ids = ids.repeat(batch, 1)
     for row in range(batch):
