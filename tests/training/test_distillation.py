@@ -82,6 +82,16 @@ def test_the_paths_are_those_on_which_sampling_draws(second, trained, tmp_path):
     assert torch.allclose(torch.stack(passed), learner.teacher.states[1], atol=1e-3)
 
 
+def test_the_empty_prompt_is_read_as_guided_sampling_reads_it(second, tmp_path):
+    """SDXL's pipeline takes zeros there, not what its encoders make of no words."""
+    loop = loaded(second(tmp_path))
+    empty = loop.inputs.prompts.index("")
+    told = loop.cache.conditions(torch.tensor([empty, 0]))
+    unguided = open_backbone(loop.config.base_model).encode_unguided()
+    assert all(torch.equal(told[name][0], row[0]) for name, row in unguided.items())
+    assert all(told[name][1].any() for name in unguided), "a prompt with words keeps its own"
+
+
 def test_the_student_comes_closer_to_its_teacher_and_learns_from_no_image(second, tmp_path):
     result = train(second(tmp_path, steps=30, lr=3e-3, optimizer="adamw", lr_schedule="cosine"))
     first, last = sum(result.losses[:5]) / 5, sum(result.losses[-5:]) / 5
