@@ -93,8 +93,8 @@ def test_the_empty_prompt_is_read_as_guided_sampling_reads_it(second, tmp_path):
 
 
 def test_the_student_comes_closer_to_its_teacher_and_learns_from_no_image(second, tmp_path):
-    result = train(second(tmp_path, steps=30, lr=3e-3, optimizer="adamw", lr_schedule="cosine"))
-    first, last = sum(result.losses[:5]) / 5, sum(result.losses[-5:]) / 5
+    result = train(second(tmp_path, steps=15, lr=6e-3, optimizer="adamw"))
+    first, last = sum(result.losses[:4]), sum(result.losses[-4:])
     assert last < 0.7 * first
     entry = json.loads((tmp_path / "log.jsonl").read_text().splitlines()[0])
     assert entry["teacher_loss"] == pytest.approx(entry["loss"]) and entry["target_loss"] == 0
