@@ -261,6 +261,30 @@ def test_judges_against_labels_and_leaks(shots, extractors, named, expected):
     assert "leak_style" not in record and record["style_verdict"] == named[1]
 
 
+def test_the_weaker_of_both_is_of_a_row_a_pair_and_a_training_seed(shots, extractors):
+    """A row that copies the content has a content right in every image, and nothing."""
+    copied, mixed = [0] * 4, [1, 0] * 4  # which of the two names of each kind
+    judges = {
+        "content": Judge(CONTENTS, [CONTENTS[i] for i in (*copied[:2], *mixed[:4])]),
+        "style": Judge(STYLES, [STYLES[i] for i in (1, 1, 0, 0, 0, 1)]),
+    }
+    bears = shots[:6]  # rows base, ours with training seed 0, ours with 1; two seeds of the image each
+    found = score(bears, dataclasses.replace(extractors, judges=judges), progress=False)
+    assert [each["content_right"] for each in found] == [1, 1, 0, 1, 0, 1]
+    assert [each["style_right"] for each in found] == [0, 0, 1, 1, 1, 0]
+    assert [each["weaker_right"] for each in found] == [0, 0, 0.5, 0.5, 0.5, 0.5]
+    entry = summarise(found, "base")["rows"]["ours"]
+    assert entry["scores"]["both_right"]["mean"] == 0.25
+    assert entry["scores"]["weaker_right"]["mean"] == entry["against_baseline"]["weaker_right"]["mean"] == 0.5
+    assert "weaker of content and style right" in tables(summarise(found))
+
+
+def test_the_weaker_of_both_needs_both_verdicts(shots, extractors):
+    styleless = dataclasses.replace(shots[0], labels={"content": "bear"})
+    found = score([styleless, shots[1]], extractors, progress=False)
+    assert "weaker_right" not in found[0] and "weaker_right" in found[1]
+
+
 def test_without_labels_nothing_is_judged(shots, extractors):
     plain = dataclasses.replace(shots[0], labels={}, leaks={})
     (record,) = score([plain], extractors, progress=False)
@@ -464,11 +488,38 @@ def test_the_sheet_shows_the_same_prompt_and_seed_and_is_capped(tmp_path):
     assert many.height < (MAX_PAIRS + 1) * step
 
 
+def test_the_sheet_shows_every_row_in_blocks_that_a_file_can_hold(tmp_path):
+    """Of one pair: columns are references (blue), then the rows in their order, each in a shade of its own."""
+    Image.new("RGB", (8, 8), (0, 0, 255)).save(tmp_path / "reference.png")
+    reference, step = tmp_path / "reference.png", CELL + 4
+
+    def shots_of(rows, pairs=1):
+        for row in range(rows):
+            Image.new("RGB", (8, 8), (2 * row, 0, 0)).save(tmp_path / f"{row}.png")
+            for pair in range(pairs):
+                name, file = f"content {pair}", tmp_path / f"{row}.png"
+                yield Shot(file, "a bear", 0, name, "chalk", reference, reference, f"r{row}")
+
+    def shades(image):
+        """The levels of red of the images in every line, found by the black labels above the first."""
+        pixels = np.asarray(image)
+        columns = range(CELL + CELL // 2, image.width, step)
+        lines = [y for y in range(CELL // 2, image.height) if tuple(pixels[y, columns[0]]) == (0, 0, 255)]
+        starts = [y for y in lines if y - 1 not in lines]
+        return [[int(pixels[y, x, 0]) for x in columns if pixels[y, x, 2] == 0] for y in starts]
+
+    reds = [2 * row for row in range(17)]
+    assert shades(sheet(list(shots_of(16)))) == [reds[:16]]
+    assert shades(sheet(list(shots_of(17)))) == [reds[:9], reds[9:]]
+    large = sheet(list(shots_of(90, pairs=MAX_PAIRS)))
+    assert large.height < 16383 and len(shades(large)) == 6 * MAX_PAIRS // 2  # six blocks, every second pair
+
+
 def test_the_plot_has_a_panel_for_every_score(records):
     figure = plot(summarise(records, "base"))
     titles = [panel.get_title() for panel in figure.axes if panel.get_visible()]
     assert titles[:3] == ["content alignment", "style alignment", "prompt alignment"]
-    assert len(titles) == 11  # all but leaked style, which these pictures do not list
+    assert len(titles) == 12  # all but leaked style, which these pictures do not list
     assert [label.get_text() for label in figure.axes[0].get_yticklabels()] == ["base", "ours"]
     assert len(figure.axes[0].get_lines()) == 3  # two dots and the baseline
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from importlib.metadata import PackageNotFoundError, version
 from itertools import product
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 import torch
@@ -72,7 +73,8 @@ def score(shots: Sequence[Shot], extractors: Extractors, progress: bool = True) 
     (paper, Table 1). diversity: of the images that differ in the seed only, as
     the prompt extractor sees them, the same number for each of them.
     With classifiers and labels 0 or 1: *_right, both_right, and leak_* where a classifier names something of the
-    shot's leaks that was not asked for; *_verdict is what was named. A score that does not apply is absent.
+    shot's leaks that was not asked for; *_verdict is what was named. weaker_right: of the images of one row, pair and
+    training seed, as `_add_weaker` says. A score that does not apply is absent.
     Raises UserError: images that cannot be read, labels or leaks that the classifier has no class for.
     """
     for shot in shots:
@@ -120,6 +122,7 @@ def score(shots: Sequence[Shot], extractors: Extractors, progress: bool = True) 
             value = diversity(torch.stack([row for _, row in members]))
             for record, _ in members:
                 record["diversity"] = value
+    _add_weaker(records)
     return records
 
 
@@ -158,6 +161,21 @@ def _judged(shot: Shot, verdicts: Mapping[str, str]) -> dict[str, Any]:
     if "content_right" in found and "style_right" in found:
         found["both_right"] = found["content_right"] * found["style_right"]
     return found
+
+
+def _add_weaker(records: Sequence[dict[str, Any]]) -> None:
+    """weaker_right of each image with both verdicts: the lower of the shares of content right and of style right among
+    the images of its row, pair and training seed; so a row that copies the content and forgets the style has 0.
+    """
+    groups: dict[tuple, list[dict[str, Any]]] = defaultdict(list)
+    for record in records:
+        if "both_right" in record:
+            cell = (record[name] for name in ("row", "content_name", "style_name", "training_seed"))
+            groups[*cell].append(record)
+    for members in groups.values():
+        value = min(fmean(one[name] for one in members) for name in ("content_right", "style_right"))
+        for record in members:
+            record["weaker_right"] = value
 
 
 def provenance(extractors: Extractors) -> dict[str, Any]:
