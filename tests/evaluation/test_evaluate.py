@@ -192,6 +192,20 @@ def test_scores_are_cosines_of_the_extractors_features(shots, records, extractor
         assert (record["row"], record["seed"], record["file"]) == (shot.row, shot.seed, str(shot.file))
 
 
+def test_a_second_style_score_stands_beside_the_first(shots, records, extractors):
+    """Of the style's references, and no part of the average."""
+    both = score(shots, dataclasses.replace(extractors, csd=extractors.content), progress=False)
+    for shot, record, alone in zip(shots, both, records, strict=True):
+        one = extractors.content.images(open_pictures(shot.file))[0]
+        chalk = extractors.content.images(open_pictures(shot.style_dir))[0]
+        assert record["csd"] == pytest.approx(cosine(one, chalk), abs=1e-5)
+        assert {name: value for name, value in record.items() if name != "csd"} == alone
+    summary = summarise(both, "base")
+    assert summary["rows"]["ours"]["against_baseline"]["csd"]["pairs"] == 2
+    assert "| style alignment | style alignment (CSD) |" in tables(summary)
+    assert provenance(dataclasses.replace(extractors, csd=extractors.style))["extractors"]["csd"]["sha256"]
+
+
 def test_diversity_is_between_seeds_and_nothing_else(shots, records, extractors):
     features = {shot.file: extractors.prompt.images(open_pictures(shot.file))[0] for shot in shots}
     for start in range(0, len(shots), 2):  # neighbours differ in their seed

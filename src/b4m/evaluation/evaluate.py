@@ -43,6 +43,7 @@ class Extractors:
     style: Extractor  # paper: CLIP
     prompt: Extractor  # paper: CLIP; must read texts. Diversity is measured with it: it is blind to nothing
     judges: Mapping[str, Extractor] = field(default_factory=dict)  # by one of ASPECTS
+    csd: Extractor | None = None  # a second one for styles, `csd`
 
 
 def load_extractors(
@@ -52,26 +53,26 @@ def load_extractors(
     judges: Mapping[str, str] | None = None,
     device: torch.device | str = "cpu",
     cache: Path | str | None = None,
+    csd: str | None = None,
 ) -> Extractors:
     """Extractors by their specs (see `load_extractor`); the same spec is loaded once. Raises UserError."""
     judges = judges or {}
-    loaded = {
-        spec: load_extractor(spec, device, cache) for spec in {content, style, prompt, *judges.values()}
-    }
+    wanted = {content, style, prompt, *judges.values(), *([csd] if csd else [])}
+    loaded = {spec: load_extractor(spec, device, cache) for spec in wanted}
     loaded[prompt].texts(["a picture"])  # a prompt extractor without a text tower is refused at once
     for spec in judges.values():
         if not loaded[spec].labels:
             raise UserError(f"classifier {spec}: it names no classes; give the folder of an image classifier")
     found = {aspect: loaded[spec] for aspect, spec in judges.items()}
-    return Extractors(loaded[content], loaded[style], loaded[prompt], found)
+    return Extractors(loaded[content], loaded[style], loaded[prompt], found, loaded[csd] if csd else None)
 
 
 def score(shots: Sequence[Shot], extractors: Extractors, progress: bool = True) -> list[dict[str, Any]]:
     """One record per image, in their order: who it is (`report.IDENTITY`) and its scores (`report.SCORES`).
 
     content, style: cosine with the references, averaged over them; prompt: with the prompt; average of the three
-    (paper, Table 1). diversity: of the images that differ in the seed only, as
-    the prompt extractor sees them, the same number for each of them.
+    (paper, Table 1). csd: style once more, with Contrastive Style Descriptors. diversity: of the images that differ in
+    the seed only, as the prompt extractor sees them, the same number for each of them.
     With classifiers and labels 0 or 1: *_right, both_right, and leak_* where a classifier names something of the
     shot's leaks that was not asked for; *_verdict is what was named. weaker_right: of the images of one row, pair and
     training seed, as `_add_weaker` says. A score that does not apply is absent.
@@ -96,8 +97,10 @@ def score(shots: Sequence[Shot], extractors: Extractors, progress: bool = True) 
         pictures = [open_pictures(shot.file)[0] for shot in some]
         features = extractors.content.images(pictures)
         content = aligned(extractors.content, features, [shot.content_dir for shot in some])
-        style = aligned(
-            extractors.style, extractors.style.images(pictures), [shot.style_dir for shot in some]
+        styles = [shot.style_dir for shot in some]
+        style = aligned(extractors.style, extractors.style.images(pictures), styles)
+        csd = (
+            [] if extractors.csd is None else aligned(extractors.csd, extractors.csd.images(pictures), styles)
         )
         texts = extractors.prompt.texts([shot.prompt for shot in some])
         seen = extractors.prompt.images(pictures)
@@ -111,6 +114,8 @@ def score(shots: Sequence[Shot], extractors: Extractors, progress: bool = True) 
                 "prompt": prompt[index],
             }
             record["average"] = (record["content"] + record["style"] + record["prompt"]) / 3
+            if csd:
+                record["csd"] = csd[index]
             record |= _judged(shot, {aspect: names[index] for aspect, names in verdicts.items()})
             records.append(record)
             group = (shot.row, shot.pair, shot.prompt, shot.training_seed)
@@ -181,6 +186,8 @@ def _add_weaker(records: Sequence[dict[str, Any]]) -> None:
 def provenance(extractors: Extractors) -> dict[str, Any]:
     """What the scores were made with: names and fingerprints of the models, versions of the packages."""
     models = {"content": extractors.content, "style": extractors.style, "prompt": extractors.prompt}
+    if extractors.csd:
+        models["csd"] = extractors.csd
     models |= {f"{aspect} judge": judge for aspect, judge in extractors.judges.items()}
     versions = {}
     for package in VERSIONS:
@@ -222,6 +229,7 @@ def score_all(config: EvaluateConfig) -> tuple[list[dict[str, Any]], dict[str, A
         },
         "cuda" if torch.cuda.is_available() else "cpu",
         output / "features",
+        config.csd_extractor,
     )
     if not config.pictures:
         draw_missing(config, shots)

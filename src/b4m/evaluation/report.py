@@ -21,6 +21,7 @@ from .metrics import crossed_interval
 ALIGNMENTS = {  # score: its title
     "content": "content alignment",
     "style": "style alignment",
+    "csd": "style alignment (CSD)",
     "prompt": "prompt alignment",
     "average": "average alignment",
     "diversity": "diversity between seeds",
