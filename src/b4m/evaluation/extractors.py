@@ -51,7 +51,7 @@ class Extractor:
 
     def images(self, pictures: Sequence[Image.Image]) -> Tensor:
         """Images (k) of any size -> features (k, d) float32, each of length 1."""
-        return self._features([f"image {_digest(picture)}" for picture in pictures], pictures, self._encode)
+        return self._features([f"image {digest(picture)}" for picture in pictures], pictures, self._encode)
 
     def texts(self, texts: Sequence[str]) -> Tensor:
         """Texts (k), cut at the model's own length -> (k, d) float32, length 1. UserError without a text tower."""
@@ -67,7 +67,7 @@ class Extractor:
             raise UserError(
                 f"{self.name}: it names no classes; give the folder of an image classifier as a judge"
             )
-        keys = [_digest(picture) for picture in pictures]
+        keys = [digest(picture) for picture in pictures]
         for batch in _batches([i for i, key in enumerate(keys) if key not in self._verdicts]):
             winners = self._model.logits(self._pixels([pictures[i] for i in batch])).argmax(1).tolist()
             self._verdicts |= {keys[i]: self.labels[j] for i, j in zip(batch, winners, strict=True)}
@@ -98,7 +98,7 @@ def _batches(items: list) -> list[list]:
     return [items[start : start + BATCH] for start in range(0, len(items), BATCH)]
 
 
-def _digest(picture: Image.Image) -> str:
+def digest(picture: Image.Image) -> str:
     rgb = picture.convert("RGB")
     return hashlib.sha256(f"{rgb.size}".encode() + rgb.tobytes()).hexdigest()
 

@@ -26,7 +26,7 @@ ALIGNMENTS = {  # score: its title
     "average": "average alignment",
     "diversity": "diversity between seeds",
 }
-SHARES = {  # of images, as the classifiers name them
+SHARES = {  # of images: as the classifiers name them, and as a vision-language model answers
     "content_right": "content right",
     "style_right": "style right",
     "both_right": "both right",
@@ -37,6 +37,12 @@ SHARES = {  # of images, as the classifiers name them
     "leak_style": "leaked style",
     "leak_background": "leaked background",
     "leak_colour": "leaked colour",
+    "vlm_content": "content right (VLM)",
+    "vlm_style": "style right (VLM)",
+    "vlm_both": "both right (VLM)",
+    "vlm_weaker": "weaker of content and style right (VLM)",
+    "vlm_prompt": "prompt right (VLM)",
+    "vlm_silent": "no verdict (VLM)",
 }
 SCORES = {**ALIGNMENTS, **SHARES}
 IDENTITY = ("file", "row", "content_name", "style_name", "prompt_text", "seed", "training_seed")

@@ -58,6 +58,10 @@ class EvaluateConfig(DrawnWith):
         "image classifier that names the main colour of what is shown, for labels and leaks", None
     )
 
+    vlm: ModelName | None = setting(
+        "vision-language model that is asked yes or no of every image: folder or Hugging Face name", None
+    )
+
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.csd_extractor and not self.csd_extractor.startswith(CSD):
