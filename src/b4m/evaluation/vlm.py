@@ -76,15 +76,15 @@ class Vlm:
             "vlm_style": (*self._shown(style), picture),
             "vlm_prompt": (picture,),
         }
-        answers = {
-            name: self.answer(shown[name], question.format(prompt=prompt))
-            for name, question in QUESTIONS.items()
-        }
-        found = {name: verdict(answer) for name, answer in answers.items()}
+        found = {name: self.says(name, pictures, prompt) for name, pictures in shown.items()}
         spoken: dict[str, float] = {name: each for name, each in found.items() if each is not None}
         if "vlm_content" in spoken and "vlm_style" in spoken:
             spoken["vlm_both"] = spoken["vlm_content"] * spoken["vlm_style"]
         return {**spoken, "vlm_silent": fmean(each is None for each in found.values())}
+
+    def says(self, score: str, pictures: Sequence[Image.Image], prompt: str = "") -> int | None:
+        """Its verdict (`verdict`) on one of QUESTIONS, the references coming first and the image last."""
+        return verdict(self.answer(pictures, QUESTIONS[score].format(prompt=prompt)))
 
     def answer(self, pictures: Sequence[Image.Image], question: str) -> str:
         """What the model says. Raises UserError where it cannot."""
