@@ -306,7 +306,9 @@ def test_a_methods_file_is_measured_by_its_matrices(tmp_path):
     assert facts["numbers"] == 2 * (12 + 10) + 24 + 28 + 2 + 16
     assert (facts["bytes"], facts["content_trigger"]) == (Path(file).stat().st_size, "snq")
     lines = inspection_report.table(report).splitlines()
-    assert "content_trigger: snq" in lines and any(line.startswith("part words") for line in lines)
+    assert "content_trigger: snq" in lines and not any(" other " in line for line in lines)
+    own = next(line for line in lines if line.startswith("words/clip_l (3, 8) "))
+    assert own.split()[3:5] == ["1", f"{table.norm():.3g}"]
     assert json.loads((tmp_path / "out" / "inspection.json").read_text()) == report
     assert (tmp_path / "out" / "inspection.png").exists()
 

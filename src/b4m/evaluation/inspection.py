@@ -35,7 +35,7 @@ from ..files.contents import check_pairs
 from ..files.lora import Layers, split_lora
 from ..files.opening import Opened, open_any
 from ..maths.plp import FACTORS, BasisSpec, basis, compose, frozen_sizes, split, start
-from .inspection_report import figure_of, groups, order, shares
+from .inspection_report import figure_of, groups, groups_of_parts, order, shares
 from .settings import InspectConfig
 
 CARRIED = 0.9  # of |B|^2 and |D|^2, by the directions whose overlap is measured
@@ -76,40 +76,47 @@ def _of_blocks(opened: Sequence[Opened], base_model: str | None) -> dict[str, An
 
 def _of_method(opened: Opened) -> dict[str, Any]:
     """The report on the file of a method that is no LoRA: its matrices in their parts, and what else it holds."""
-    tensors = dict(opened.tensors)
-    layers = {}
-    for name in sorted(tensors, key=order):
-        stem, _, factor = name.rpartition("/")
-        if factor == "up" and f"{stem}/down" in tensors:
-            up, down = tensors.pop(name), tensors.pop(f"{stem}/down")
-            check_pairs(opened.where, {stem: (up, down)})
-            layers[stem] = len(up), down[0].numel(), len(down), (up, down.flatten(1))
-    for name in sorted(tensors, key=order):
-        if tensors[name].dim() == 2 and tensors[name].numel():
-            matrix = tensors.pop(name)
-            m, n = matrix.shape
-            layers[name] = m, n, min(m, n), (matrix,)
-    if not layers:
-        held = ", ".join(f"{name} {tuple(tensor.shape)}" for name, tensor in list(tensors.items())[:3])
+    pairs, others = _matrices(opened)
+    if not pairs:
+        held = ", ".join(f"{name} {tuple(tensor.shape)}" for name, tensor in list(others.items())[:3])
         raise UserError(f"{opened.where}: holds no matrices, only {held or 'nothing'}; see b4m info")
-    method = printable(opened.method)[:80]
-    measured = {}
-    for name, (m, n, r, factors) in tqdm(layers.items(), desc="layers", leave=False):
-        check_floats(opened.where, {f"{name} {i}".removesuffix(" 0"): each for i, each in enumerate(factors)})
-        up, down = factors if len(factors) == 2 else _as_pair(factors[0])
-        measured[name] = {"m": m, "n": n, "r": r, **measure(up, down, None)}
+    layers = {}
+    for name, (up, down) in tqdm(pairs.items(), desc="layers", leave=False):
+        sizes = {"m": len(up), "n": down.shape[1], "r": len(down)}
+        layers[name] = {**sizes, **measure(up, down, None)}
     return {
-        "type": f"file of the method {method}",
+        "type": f"file of the method {printable(opened.method)[:80]}",
         "basis": None,
-        "groups": groups(measured),
-        "layers": measured,
+        "groups": groups_of_parts(layers),
+        "layers": layers,
         "facts": _told(opened.metadata)
         | {
             "bytes": Path(opened.where).stat().st_size,
             "numbers": sum(tensor.numel() for tensor in opened.tensors.values()),
-            "besides": _besides(tensors),
+            "besides": _besides(others),
         },
     }
+
+
+def _matrices(opened: Opened) -> tuple[Layers, dict[str, Tensor]]:
+    """The matrices of a method's file, each as a product up (m, r) and down (r, n), and its other tensors.
+
+    Raises UserError for pairs that do not multiply and for values that are not finite.
+    """
+    others = dict(opened.tensors)
+    numbers = {name: each for name, each in others.items() if each.dim() > 1 and each.is_floating_point()}
+    check_floats(opened.where, {name: each.flatten(1) for name, each in numbers.items()})
+    pairs = {}
+    for name in sorted(opened.tensors, key=order):
+        stem = name.removesuffix("/up")
+        if name != stem and f"{stem}/down" in others:
+            up, down = others.pop(name), others.pop(f"{stem}/down")
+            check_pairs(opened.where, {stem: (up, down)})
+            pairs[stem] = up, down.flatten(1)
+    for name in sorted(others.keys() & numbers.keys(), key=order):
+        if others[name].dim() == 2 and others[name].numel():
+            pairs[name] = _as_pair(others.pop(name))
+    return pairs, others
 
 
 def _told(metadata: Mapping[str, str]) -> dict[str, Any]:

@@ -87,6 +87,14 @@ def groups(layers: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
     return {label: _mean(found) for label, found in members.items()}
 
 
+def groups_of_parts(layers: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
+    """The groups of a method's file; what is of no block, such as a table of words' vectors, stands by itself."""
+    lone = {name: layer for name, layer in layers.items() if set(_place(name)) == {"other"}}
+    known = {label: group for label, group in groups(layers).items() if not label.endswith(" other")}
+    alone = {f"{name} ({layer['m']}, {layer['n']})": _mean([layer]) for name, layer in lone.items()}
+    return known | alone
+
+
 def _percent(share: float) -> str:
     if 0 < share < 1e-5:
         return "<0.001%"

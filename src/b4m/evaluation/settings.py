@@ -87,7 +87,7 @@ class InspectConfig:
     """Settings of one inspection. Raises UserError for a value that cannot work."""
 
     file: InputPath = setting(
-        "a content file, a style file, a fused file of the second stage, or any other LoRA file"
+        "a content file, a style file, a fused file of the second stage, any other LoRA file, or a method's file"
     )
     output: OutputPath = setting("folder for inspection.json and inspection.png", "outputs/inspection")
     style_file: InputPath | None = setting("a style file: FILE is the content that it is composed with", None)
