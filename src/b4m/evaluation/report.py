@@ -40,7 +40,7 @@ SHARES = {  # of images: as the classifiers name them, and as a vision-language 
     "vlm_content": "content right (VLM)",
     "vlm_style": "style right (VLM)",
     "vlm_both": "both right (VLM)",
-    "vlm_weaker": "weaker of content and style right (VLM)",
+    "vlm_weaker": "weaker of content and style (VLM)",
     "vlm_prompt": "prompt right (VLM)",
     "vlm_silent": "no verdict (VLM)",
 }
