@@ -39,7 +39,7 @@ ONE_RATE = {"lr": 0.001, "partner_lr": 0.001}  # as --prodigy wants it
 GIVEN = {
     ContentConfig: CONTENT | ONE_RATE,
     StyleConfig: STYLE | ONE_RATE,
-    SecondConfig: SECOND,
+    SecondConfig: SECOND | {"objective": "both", "teacher_guidance": 3.0},  # reads everything
     JointConfig: BOTH,
 }
 
@@ -449,7 +449,7 @@ def test_what_other_settings_do_not_decide():
     }  # whose images are facts of their own
     assert left_out[StyleConfig] == free | {"style_dir", "partner_dirs"}
     assert left_out[JointConfig] == free | {"content_dir", "style_dir"}
-    assert left_out[SecondConfig] == free | set(SecondConfig.needs)
+    assert left_out[SecondConfig] == free | set(SecondConfig.needs) | {"content_dir", "style_dir"}
 
 
 def test_a_path_is_one_by_its_type_and_not_by_its_name():
