@@ -14,7 +14,7 @@ from b4m.apps.cli import COMMANDS, main
 from b4m.config.fields import flag
 from b4m.config.presets import PRESETS
 from b4m.config.resolve import resolve
-from b4m.config.training import JOBS
+from b4m.config.training import JOBS, SecondConfig
 from b4m.data.images import load_folder
 from b4m.evaluation.manifest import read_manifest
 
@@ -51,13 +51,22 @@ def test_ci_runs_the_readme_test_command():
 
 
 def test_example_configs_are_settings():
-    for file in sorted((ROOT / "examples/configs").glob("*.yaml")):
+    for file in sorted((ROOT / "examples/configs").glob("sdxl-*.yaml")):
         stage = {"sdxl-content": "content", "sdxl-style": "style", "sdxl-second-stage": "second"}[file.stem]
         config = resolve(JOBS[stage], None, file)
         published = {**PRESETS["sdxl"]["train"], **(PRESETS["sdxl"]["second"] if stage == "second" else {})}
         read = {key: value for key, value in published.items() if hasattr(config, key)}
         assert {key: getattr(config, key) for key in read} == read and len(read) >= 6
         assert yaml.safe_load(file.read_text())["preset"] == "sdxl"
+
+
+def test_the_distilled_config_is_what_the_study_measured():
+    file = ROOT / "examples/configs/embedded-distilled.yaml"
+    config = resolve(SecondConfig, None, file, content_file="c", style_file="s")
+    study = yaml.safe_load((ROOT / "examples/configs/studies/composing.yaml").read_text())
+    row = study["rows"]["gentle, distilled, guidance 2"]["second"]
+    assert config == resolve(SecondConfig, "embedded", content_file="c", style_file="s", **row)
+    assert config.objective == "distill"
 
 
 def test_the_quickstart_writes_what_it_promises(tmp_path, monkeypatch, capsys):
