@@ -6,6 +6,7 @@ import platform
 import tempfile
 import time
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -87,8 +88,8 @@ def bench(config: BenchConfig) -> dict:
         raise UserError("--device cuda: torch sees no CUDA device here")
     cuda = config.device != "cpu" and torch.cuda.is_available()
     device = torch.device("cuda" if cuda else "cpu")
-    with tempfile.TemporaryDirectory() as folder:
-        contenders, facts = _contenders(config, device, Path(folder))
+    with tempfile.TemporaryDirectory() as folder, ExitStack() as stack:
+        contenders, facts = _contenders(config, device, Path(folder), stack)
         for number in range(config.warm_up + config.steps):
             for contender in contenders:
                 clock = Clock(device)
@@ -134,8 +135,13 @@ def _cpu() -> str:
     return f"{platform.machine()} {torch.backends.cpu.get_cpu_capability()}"
 
 
-def _contenders(config: BenchConfig, device: torch.device, folder: Path) -> tuple[list[Contender], dict]:
-    """Everything to be measured, each step taken once: its arithmetic and memory are known then."""
+def _contenders(
+    config: BenchConfig, device: torch.device, folder: Path, stack: ExitStack
+) -> tuple[list[Contender], dict]:
+    """Everything to be measured, each step taken once: its arithmetic and memory are known then.
+
+    stack: to be closed when the last step has been taken.
+    """
     model = base(config, device)
     bare = model.denoiser
     contenders = []
@@ -145,8 +151,10 @@ def _contenders(config: BenchConfig, device: torch.device, folder: Path) -> tupl
     _randomize(_learner(second).stacks.pairs)
     contenders.append(_training("second stage", "ours", second))
     contenders.append(Contender("inference", "base", _denoising(model, second), GUIDED_SAMPLES))
-    ours = _denoising(second.learner.backbone, second)
-    contenders.append(Contender("inference", "ours, two dials", ours, GUIDED_SAMPLES))
+    folded = _denoising(_folded(model, second, stack), second)
+    contenders.append(Contender("inference", "ours", folded, GUIDED_SAMPLES))
+    dialled = _denoising(second.learner.backbone, second)
+    contenders.append(Contender("inference", "ours, dials of each sample", dialled, GUIDED_SAMPLES))
     if config.rivals != "none":
         contenders += _rivals(config, folder, model, one, second)
     for contender in contenders:
@@ -235,6 +243,16 @@ def _denoising(backbone: Backbone, loop: Loop) -> Callable[[int, Mark], None]:
         mark("forward")
 
     return step
+
+
+def _folded(model: Backbone, loop: Loop, stack: ExitStack) -> Backbone:
+    """The same model with an adapter of its own, folded until `stack` is closed, as `sample` folds it for one call."""
+    backbone = beside(model, sharing(model.denoiser))
+    like = _learner(loop).adapter
+    adapter = Adapter.install(backbone.denoiser, like.spec, like.choice)
+    _randomize(adapter.pairs())
+    stack.enter_context(adapter.folding())
+    return backbone
 
 
 def _rivals(
