@@ -30,6 +30,7 @@ from ..training.logbook import Logbook
 from ..training.loop import Loop, Mark, no_mark
 from ..training.progress import Progress
 from ..training.start import Ready
+from .concept import concepts
 from .models import base, beside, job, random_cache
 from .profiling import profiled, tflop
 from .report import ratios, row
@@ -100,6 +101,10 @@ def bench(config: BenchConfig) -> dict:
     report = {"settings": dataclasses.asdict(config), "machine": machine(device), "model": facts}
     rows = [row(contender, rates) for contender in contenders]
     report |= {"matmul_tflop_per_second": rates, "rows": rows, "ratios": ratios(rows)}
+    write_text(config.output, json.dumps(report, indent=1) + "\n")  # kept if what follows is cut
+    if config.rivals == "all":
+        with tempfile.TemporaryDirectory() as folder:
+            report["concepts"] = concepts(config, Path(folder))
     write_text(config.output, json.dumps(report, indent=1) + "\n")
     return report
 
@@ -261,7 +266,7 @@ def _rivals(
     adapter = _learner(one).adapter
     make = partial(LoraAdapter, layers=list(adapter.layers), rank=adapter.spec.rank)
     yield _training("stage one", "ordinary LoRA", _loop(config, "content", folder, model, make=make))
-    if config.rivals == "all":
+    if config.rivals in ("all", "steps"):
         yield _published_flow(model, one)
     makers = {
         "ours": _stacked_step,
