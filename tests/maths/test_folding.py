@@ -4,7 +4,7 @@ import copy
 
 import pytest
 import torch
-from test_adapter import KINDS, SPEC, distance, installed, predict, tiny_unet, trained_layer
+from test_adapter import KINDS, SPEC, distance, inputs, installed, predict, tiny_unet, trained_layer
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -119,3 +119,22 @@ def test_a_weight_that_is_not_plain_goes_on_as_without(unet):
     with adapter.folding():
         assert distance(answer(unet), expected) < 1e-5
         assert all({*layer.folds.values()} == {None} for layer in adapter.layers.values())
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("dtype", HALF_STEP)
+def test_folding_on_a_gpu(unet, dtype):
+    unet.to("cuda", dtype)
+    adapter = installed(unet)
+    given = {
+        name: {key: value.cuda().to(dtype) for key, value in one.items()}
+        if isinstance(one, dict)
+        else one.cuda()
+        for name, one in inputs().items()
+    }
+    given |= {name: given[name].to(dtype) for name in ("sample", "encoder_hidden_states")}
+    with torch.no_grad():
+        expected = predict(unet, given)
+        with adapter.folding():
+            assert distance(predict(unet, given), expected) < 3e-2
+    assert all(layer.folds is None for layer in adapter.layers.values())
