@@ -19,7 +19,7 @@ REFERENCES = "examples/references"
 CAR = f"--content-dir {REFERENCES}/content/car --content-class car"
 CHALK = f"--style-dir {REFERENCES}/style/chalk --style-class chalk"
 FOUR_ROWS = "--target-rows 1 --gradient-accumulation 1 --gradient-checkpointing --checkpoint-every 0"
-BASE = "--preset sdxl --base-model {out}/base --mixed-precision bf16"
+BASE = "--preset sdxl --base-model {out}/base --mixed-precision bf16 --resolution {pixels}"
 STEPS = [  # name, seconds at most, command; the most important first
     ("tests", 180, "pytest -m gpu {tests}"),
     ("step", 240, "b4m bench {bench} --output {out}/step.json"),
@@ -65,11 +65,12 @@ STEPS = [  # name, seconds at most, command; the most important first
     ),
 ]
 FULL = {
-    "tests": "", "bench": "--device cuda", "size": "sdxl", "steps": 250, "few": 30, "second": 60, "side": 1024,
+    "tests": "", "bench": "--device cuda", "size": "sdxl", "steps": 250, "few": 30, "second": 60, "pixels": 512,
+    "side": 1024,
 }  # fmt: skip
 DRY = {
     "tests": "--collect-only", "bench": "--device cpu --size small --steps 1 --warm-up 1", "size": "small", "steps": 1,
-    "few": 1, "second": 1, "side": 64,
+    "few": 1, "second": 1, "pixels": 64, "side": 64,
 }  # fmt: skip
 
 
@@ -84,6 +85,7 @@ def main() -> int:
             file=sys.stderr,
         )
         return 2
+    signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))  # what is under way ends with it
     options.folder.mkdir(parents=True, exist_ok=True)
     path = options.folder / "gpu.json"
     device = torch.device("cpu" if options.dry else "cuda")

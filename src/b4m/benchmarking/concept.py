@@ -84,7 +84,8 @@ def settings(config: BenchConfig, base: str, folder: Path) -> ContentConfig:
         content_class=CLASS,
         output_dir=str(folder / "ours"),
     )
-    return ours if config.concept_steps is None else replace(ours, steps=config.concept_steps)
+    sized = ours if embedded else replace(ours, resolution=config.resolution)
+    return sized if config.concept_steps is None else replace(sized, steps=config.concept_steps)
 
 
 def _preset(base: str) -> str:
@@ -100,6 +101,7 @@ def contenders(config: BenchConfig, ours: ContentConfig, folder: Path) -> Iterat
     """Ours first; every one in a folder of its own."""
     preset = _preset(ours.base_model)
     common = ["--preset", preset, "--base-model", ours.base_model, "--steps", str(ours.steps)]
+    common += ["--resolution", str(ours.resolution)]
     common += ["--content-dir", IMAGES, "--content-class", CLASS, "--mixed-precision", ours.mixed_precision]
     common += ["--gradient-checkpointing"] * ours.gradient_checkpointing
     b4m = [sys.executable, "-m", "b4m"]
