@@ -374,7 +374,11 @@ def other(config: object, name: str) -> object:
 
 def altered(config: object) -> dict[str, object]:
     """The settings with one of them changed, by its name."""
-    beside = {"partner_dirs": {"partner_prompts": ()}, "partner_prompts": {"partner_prompts": ("a", "b")}}
+    beside = {
+        "partner_dirs": {"partner_prompts": ()},
+        "partner_prompts": {"partner_prompts": ("a", "b")},
+        "objective": {"teacher_guidance": 1.5},  # pictures take the default
+    }
     return {
         f.name: replace(config, **{f.name: other(config, f.name), **beside.get(f.name, {})})
         for f in fields(config)
