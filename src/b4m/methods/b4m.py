@@ -24,7 +24,16 @@ from ..maths.objective import sample_losses
 from ..maths.plp import FACTORS
 from ..maths.riemannian import RiemannianAdamW, RiemannianSGD
 from .denoising import DenoisingTask
-from .factors import FactorLearner, FinishedFactors, concept_of, prodigy, save_concepts, save_fused, spec_of
+from .factors import (
+    AttachedFactors,
+    FactorLearner,
+    FinishedFactors,
+    concept_of,
+    prodigy,
+    save_concepts,
+    save_fused,
+    spec_of,
+)
 from .prior import draw_prior, with_prior
 from .protocol import Batch, Pair, Task
 from .teaching import Teacher, draw_teacher, lessons_of, with_teacher
