@@ -386,6 +386,10 @@ def _do(config: Any) -> None:
             from ..evaluation.report import tables
 
             print(tables(evaluate(config)["summary"]), f"more in {config.output_dir}", sep="\n")
+        case StudyConfig(write_slurm=str(folder)):
+            from ..studies.run import slurm
+
+            print(f"sbatch {slurm(config, folder)}")
         case StudyConfig():
             from ..studies.run import study
 
@@ -395,6 +399,10 @@ def _do(config: Any) -> None:
                 if folder
                 else "another process writes the results"
             )
+        case LibraryConfig(write_slurm=str(folder)):
+            from ..studies.library import slurm
+
+            print(f"sbatch {slurm(config, folder)}")
         case LibraryConfig():
             from ..studies.library import library
 
