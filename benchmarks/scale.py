@@ -126,7 +126,7 @@ if __name__ == "__main__":
     )
     parser.add_argument("--contents", type=int, default=9900)
     parser.add_argument("--styles", type=int, default=101)
-    parser.add_argument("--training", type=float, default=130.0, help="seconds of a training")
+    parser.add_argument("--training", type=float, default=190.0, help="seconds of a training")
     parser.add_argument("--pair", type=float, default=3.6, help="seconds of a pair's images")
     parser.add_argument("--workers", type=int, nargs="+", default=[100, 1000])
     parser.add_argument("--output", type=Path, required=True)

@@ -9,7 +9,7 @@ import yaml
 from b4m.studies.settings import LibraryConfig
 
 
-def two_by_two(root: Path, tiny_base: str, folders: dict, **changes) -> LibraryConfig:
+def two_by_two(root: Path, tiny_base: str | None, folders: dict, **changes) -> LibraryConfig:
     """Its file in `root`, its output in "out" of the folder that one stands in: same paths, same bytes."""
     root.mkdir(parents=True, exist_ok=True)
     values = {

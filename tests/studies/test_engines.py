@@ -2,14 +2,21 @@
 
 import os
 import signal
+import sys
 from collections import Counter
 from dataclasses import replace
+from multiprocessing import Pipe
+from pathlib import Path
 
 import pytest
+from conftest import refused
 from libraries import at_work, made, two_by_two
 
-from b4m.studies.engines.local import Processes
+from b4m.core.errors import UserError
+from b4m.studies.doing import Outcome, Worker
+from b4m.studies.engines.local import Processes, _Process, done_by
 from b4m.studies.library import library
+from b4m.studies.plan import Names
 
 
 @pytest.mark.slow
@@ -39,3 +46,31 @@ def test_two_workers_one_of_them_killed_make_what_one_process_makes(
     library(replace(config, workers=2))
     assert sorted(begun.values()) == [1] * 7 + [2] and killed
     assert made(tmp_path / "two") == made(tmp_path / "alone")
+
+
+def test_without_ray_it_says_what_to_install_before_anything_is_trained(
+    tiny_base, folders, tmp_path, monkeypatch
+):
+    monkeypatch.setitem(sys.modules, "ray", None)
+    monkeypatch.chdir(tmp_path)
+    config = replace(two_by_two(tmp_path, tiny_base, folders), engine="ray")
+    refused(lambda: library(config), "pip install 'b4m[ray]'")
+    assert not Path("out").exists()
+
+
+def test_a_mistake_in_a_workers_process_is_a_line_here(tmp_path):
+    """A worker without its process: what goes through the pipe."""
+
+    class Fails(Worker):
+        def do(self, job):
+            raise UserError("x.png: not an image")
+
+    ours, theirs = Pipe()
+    worker = _Process.__new__(_Process)
+    worker.pipe = ours
+    theirs.send(done_by(Fails(Names()), ()))
+    refused(worker.said, "x.png: not an image")
+    theirs.send(Outcome.BUSY)
+    assert worker.said() is Outcome.BUSY
+    theirs.close()
+    assert worker.said() is Outcome.LOST

@@ -10,7 +10,10 @@ from conftest import refused
 from libraries import at_work, made, two_by_two
 
 from b4m.studies.library import library
+from b4m.studies.tasks import label
 
+WORLD = "examples/references"
+FOLDERS = {"content": "", "contents": [""], "style": "", "styles": []}  # all of which that test gives itself
 pytestmark = pytest.mark.ray
 ray = pytest.importorskip("ray")
 os.environ |= {"RAY_USAGE_STATS_ENABLED": "0", "RAY_worker_niceness": "0"}  # nobody else is kept waiting
@@ -23,9 +26,9 @@ def cluster(monkeypatch):
     import b4m.studies.engines.on_ray as on_ray
 
     monkeypatch.setattr(on_ray, "LOOK", 0.1)
-    made = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "include_dashboard": False})
-    yield made
-    made.shutdown()
+    started = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "include_dashboard": False})
+    yield started
+    started.shutdown()
 
 
 def is_on(node, process: int) -> bool:
@@ -33,41 +36,78 @@ def is_on(node, process: int) -> bool:
     return raylet in [parent.pid for parent in psutil.Process(process).parents()]
 
 
-def test_a_node_that_goes_in_mid_training_and_one_that_comes_leave_the_same_bytes(
-    cluster, tiny_base, folders, tmp_path, monkeypatch
-):
+@pytest.fixture
+def watched(cluster, monkeypatch):
+    """watched(config, folder, node): the library on the cluster, from `folder`; -> how often each job was begun.
+
+    node, if any, is removed when a training on it has saved a state, and another one added.
+    """
     from b4m.studies.engines.on_ray import OnRay
 
+    begin, ended = OnRay.begin, OnRay.ended
+
+    def run(config, folder, node=None):
+        begun, leaving = Counter(), [node] if node else []
+
+        def counting(self, number, job):
+            begun[label(job)] += 1
+            begin(self, number, job)
+
+        def removing(self, seconds):
+            if leaving and any(is_on(leaving[0], process) for process in at_work(folder)):
+                cluster.remove_node(leaving.pop(), allow_graceful=False)
+                cluster.add_node(num_cpus=1)
+            return ended(self, 0.02)
+
+        monkeypatch.setattr(OnRay, "begin", counting)
+        monkeypatch.setattr(OnRay, "ended", removing)
+        monkeypatch.chdir(folder)
+        assert library(replace(config, engine="ray", address=cluster.address)).exists() and not leaving
+        return begun
+
+    return run
+
+
+def test_a_node_that_goes_in_mid_training_and_one_that_comes_leave_the_same_bytes(
+    cluster, watched, tiny_base, folders, tmp_path, monkeypatch
+):
     for name in ("alone", "many"):
         (tmp_path / name).mkdir()
     monkeypatch.chdir(tmp_path / "alone")
     config = two_by_two(tmp_path, tiny_base, folders)
     library(config)
-    monkeypatch.chdir(tmp_path / "many")
-    second = cluster.add_node(num_cpus=1)
-    begun, gone, begin, ended = Counter(), [], OnRay.begin, OnRay.ended
+    begun = watched(config, tmp_path / "many", cluster.add_node(num_cpus=1))
+    assert sorted(begun.values()) == [1] * 7 + [2]
+    assert made(tmp_path / "many") == made(tmp_path / "alone")
+    assert not watched(config, tmp_path / "many")
 
-    def counting(self, number, job):
-        begun[number] += 1
-        begin(self, number, job)
 
-    def removing(self, seconds):
-        if not gone and (
-            found := [process for process in at_work(tmp_path / "many") if is_on(second, process)]
-        ):
-            gone.extend(found)
-            cluster.remove_node(second, allow_graceful=False)
-            cluster.add_node(num_cpus=1)
-        return ended(self, 0.02)
-
-    monkeypatch.setattr(OnRay, "begin", counting)
-    monkeypatch.setattr(OnRay, "ended", removing)
-    page = library(replace(config, engine="ray", address=cluster.address))
-    assert gone and sorted(begun.values()) == [1] * 7 + [2]
-    assert page.exists() and made(tmp_path / "many") == made(tmp_path / "alone")
-    begun.clear()
-    library(replace(config, engine="ray", address=cluster.address))
-    assert not begun
+def test_six_by_six_of_the_drawn_world_then_a_seventh_style(cluster, watched, tmp_path, monkeypatch):
+    """With so few steps that nothing is learned: it is the bytes that count. Minutes on one core."""
+    for name in ("alone", "many"):
+        (tmp_path / name).mkdir()
+    seven = [f"{WORLD}/style/{name}" for name in ("chalk", "comic", "glass", "stitch")]
+    seven += [f"{WORLD}/partners/styles/{name}.png" for name in ("cartoon", "mosaic", "yarn")]
+    contents = [f"{WORLD}/content/{name}" for name in ("bear", "car", "fish", "teapot")]
+    contents += [f"{WORLD}/partners/contents/{name}.png" for name in ("dog", "house")]
+    small = {
+        "contents": contents,
+        "partner_styles": [f"{WORLD}/partners/styles/neon.png"],
+        "partner_contents": [f"{WORLD}/partners/contents/vase.png"],
+        "classes": {},
+        "settings": {"checkpoint_every": 2},
+        "train": {"steps": 6, "rank": 8, "target_rows": 1},
+        "generate": {"steps": 2},
+        "dials": {"both": [1, 1]},
+    }
+    six, more = (two_by_two(tmp_path / f"{n}", None, FOLDERS, **small, styles=seven[:n]) for n in (6, 7))
+    monkeypatch.chdir(tmp_path / "alone")
+    library(six)
+    begun = watched(six, tmp_path / "many", cluster.add_node(num_cpus=1))
+    assert sorted(begun.values()) == [1] * (6 + 6 + 36 - 1) + [2]
+    assert made(tmp_path / "many") == made(tmp_path / "alone")
+    begun = watched(more, tmp_path / "many")
+    assert sorted(begun.values()) == [1] * (1 + 6)
 
 
 def test_a_mistake_on_a_node_is_one_line_here(cluster, tiny_base, folders, tmp_path, monkeypatch):

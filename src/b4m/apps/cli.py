@@ -128,7 +128,7 @@ COMMANDS = {
         EvaluateConfig,
     ),
     "study": Command(
-        "Run a table of the paper, or one of your own: trainings, pictures, scores. Start it once per device.",
+        "Run a table of the paper, or one of your own: trainings, pictures, scores; on all devices.",
         "b4m study table1-ablations --dry-run",
         StudyConfig,
         arguments=("study",),

@@ -39,13 +39,14 @@ class OnRay:
         """most: workers that there is any work for. Raises UserError where there is no cluster."""
         check_locks(root)
         self.most, self.names = min(config.workers or most, most), names
-        self.open = ExitStack()
-        if not ray.is_initialized():
-            _connect(config.address)
-            self.open.callback(ray.shutdown)
-        self.gpus = _share(config.gpus)
         self.probe = (root / f"ray-{uuid.uuid4().hex}").absolute()
-        self.open.enter_context(exclusive(self.probe))
+        with ExitStack() as opened:
+            if not ray.is_initialized():
+                _connect(config.address)
+                opened.callback(ray.shutdown)
+            self.gpus = _share(config.gpus)
+            opened.enter_context(exclusive(self.probe))
+            self.open = opened.pop_all()
         self.coming: dict[Any, Any] = {}  # promise of `ready` -> worker
         self.idle: list[Any] = []
         self.busy: dict[Any, tuple[int, Any]] = {}  # promise of an outcome -> task, worker
