@@ -77,7 +77,7 @@ def slurm(config: LibraryConfig, folder: str) -> Path:
 def library(config: LibraryConfig) -> Path | None:
     """Do what is left of the library; the page of its gallery. None: another process writes it.
 
-    Start it as often as there are devices, as a study. Raises UserError; SystemExit(128 + n) after signal n, nothing
+    Started more than once, processes share the work. Raises UserError; SystemExit(128 + n) after signal n, nothing is
     lost.
     """
     check_datasets()

@@ -64,8 +64,8 @@ def forecast(plan: Plan) -> list[str]:
 def study(config: StudyConfig) -> Path | None:
     """Do what is left of the study and write its results; the folder of these. None: another process writes them.
 
-    Start it as often as there are devices: a training or a pair's images is one process's at a time, and what
-    is done is not done again. Raises UserError; SystemExit(128 + n) after signal n, nothing lost.
+    Started more than once, processes share the work: a training or a pair's images is one process's at a time, and
+    what is done is not done again. Raises UserError; SystemExit(128 + n) after signal n, nothing lost.
     """
     plan = _plan(config)
     work(plan, config, config.name)
