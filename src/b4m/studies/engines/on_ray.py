@@ -64,7 +64,8 @@ class OnRay:
         if not (promises := [*self.coming, *self.busy]):
             time.sleep(LOOK)
             return []
-        ready, _ = ray.wait(promises, timeout=min(seconds, LOOK))
+        ray.wait(promises, timeout=min(seconds, LOOK))
+        ready, _ = ray.wait(promises, num_returns=len(promises), timeout=0)  # all at once: there may be thousands
         return [self._end(promise) for promise in ready if not self._welcome(promise)]
 
     def _grow(self) -> None:
