@@ -16,13 +16,16 @@ import pickle
 import platform
 import random
 import resource
+import tempfile
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import b4m.studies.engines.drive as drive
 from b4m.studies.doing import Outcome
 from b4m.studies.file import Study
-from b4m.studies.plan import Plan, Training
+from b4m.studies.plan import Names, Plan, Training
+from b4m.studies.settings import EngineConfig
 from b4m.studies.tasks import Task, work_list
 
 SPREAD = 0.2  # jobs take between 1 - SPREAD and 1 + SPREAD of their seconds
@@ -120,6 +123,30 @@ def measured(contents: int, styles: int, training: float, pair: float, workers: 
     }
 
 
+def through_ray(count: int) -> dict:
+    """CPU microseconds of the driver for a job through a real Ray: two workers, every job's result there already."""
+    from ray.cluster_utils import Cluster
+
+    from b4m.studies.engines.on_ray import OnRay
+
+    folder = Path(tempfile.mkdtemp())
+    training = next(iter(million(1, 1).trainings.values()))
+    job = replace(training, config=replace(training.config, output_dir=str(folder)))
+    job.result.touch()
+    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 2, "include_dashboard": False})
+    pool = OnRay(EngineConfig(address=cluster.address), folder, Names(), 2)
+    while pool.free() < 2:
+        pool.ended(1)
+    drive.is_done = lambda job: False
+    started, clock = time.process_time(), time.perf_counter()
+    drive.drive([Task(job)] * count, pool, "Ray")
+    found = {"jobs": count, "driver_us_a_job": round((time.process_time() - started) / count * 1e6)}
+    found["jobs_a_second"] = round(count / (time.perf_counter() - clock))
+    pool.close()
+    cluster.shutdown()
+    return found
+
+
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -130,7 +157,14 @@ if __name__ == "__main__":
     parser.add_argument("--pair", type=float, default=3.6, help="seconds of a pair's images")
     parser.add_argument("--workers", type=int, nargs="+", default=[100, 1000])
     parser.add_argument("--output", type=Path, required=True)
+    parser.add_argument(
+        "--ray-jobs", type=int, metavar="N", help="instead: N jobs that are done already through a real Ray"
+    )
     given = parser.parse_args()
-    found = measured(given.contents, given.styles, given.training, given.pair, given.workers)
+    found = (
+        through_ray(given.ray_jobs)
+        if given.ray_jobs
+        else measured(given.contents, given.styles, given.training, given.pair, given.workers)
+    )
     given.output.write_text(json.dumps(found, indent=1) + "\n")
     print(json.dumps(found, indent=1))

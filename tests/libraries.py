@@ -1,4 +1,4 @@
-"""A library of two contents and two styles on the tiny base, and what it has made."""
+"""Libraries for the tests of engines, and what they have made."""
 
 import json
 from contextlib import suppress
@@ -9,25 +9,27 @@ import yaml
 from b4m.studies.settings import LibraryConfig
 
 
-def two_by_two(root: Path, tiny_base: str | None, folders: dict, **changes) -> LibraryConfig:
+def written(root: Path, **values) -> LibraryConfig:
     """Its file in `root`, its output in "out" of the folder that one stands in: same paths, same bytes."""
     root.mkdir(parents=True, exist_ok=True)
+    shared = {"prompts": ["a {content} in {style} style"], "seeds": [0], "score": False}
+    (root / "try.yaml").write_text(yaml.safe_dump({**shared, **values}, sort_keys=False))
+    return LibraryConfig(str(root / "try.yaml"), output_dir="out")
+
+
+def two_by_two(root: Path, tiny_base: str, folders: dict, **changes) -> LibraryConfig:
+    """Two contents and two styles, trained for long enough to be interrupted."""
     values = {
         "contents": [folders["content"], folders["contents"][0]],
         "styles": [folders["style"], folders["styles"][0]],
         "partner_styles": [*folders["styles"]],
         "partner_contents": [*folders["contents"]],
-        "prompts": ["a {content} in {style} style"],
-        "seeds": [0],
         "classes": {"content": "bear", "style": "yarn"},
         "settings": {"base_model": str(tiny_base), "resolution": 16, "checkpoint_every": 5},
         "train": {"rank": 4, "steps": 40},
         "generate": {"steps": 1, "size": 16},
-        "score": False,
-        **changes,
     }
-    (root / "try.yaml").write_text(yaml.safe_dump(values, sort_keys=False))
-    return LibraryConfig(str(root / "try.yaml"), output_dir="out")
+    return written(root, **{**values, **changes})
 
 
 def made(root: Path) -> dict[str, bytes]:

@@ -7,13 +7,12 @@ from dataclasses import replace
 import psutil
 import pytest
 from conftest import refused
-from libraries import at_work, made, two_by_two
+from libraries import at_work, made, two_by_two, written
 
 from b4m.studies.library import library
 from b4m.studies.tasks import label
 
 WORLD = "examples/references"
-FOLDERS = {"content": "", "contents": [""], "style": "", "styles": []}  # all of which that test gives itself
 pytestmark = pytest.mark.ray
 ray = pytest.importorskip("ray")
 os.environ |= {"RAY_USAGE_STATS_ENABLED": "0", "RAY_worker_niceness": "0"}  # nobody else is kept waiting
@@ -94,13 +93,12 @@ def test_six_by_six_of_the_drawn_world_then_a_seventh_style(cluster, watched, tm
         "contents": contents,
         "partner_styles": [f"{WORLD}/partners/styles/neon.png"],
         "partner_contents": [f"{WORLD}/partners/contents/vase.png"],
-        "classes": {},
-        "settings": {"checkpoint_every": 2},
-        "train": {"steps": 6, "rank": 8, "target_rows": 1},
+        "settings": {"checkpoint_every": 1},
+        "train": {"steps": 8, "rank": 8, "target_rows": 1},
         "generate": {"steps": 2},
         "dials": {"both": [1, 1]},
     }
-    six, more = (two_by_two(tmp_path / f"{n}", None, FOLDERS, **small, styles=seven[:n]) for n in (6, 7))
+    six, more = (written(tmp_path / f"{n}", **small, styles=seven[:n]) for n in (6, 7))
     monkeypatch.chdir(tmp_path / "alone")
     library(six)
     begun = watched(six, tmp_path / "many", cluster.add_node(num_cpus=1))

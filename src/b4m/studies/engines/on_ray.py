@@ -65,7 +65,9 @@ class OnRay:
             time.sleep(LOOK)
             return []
         ray.wait(promises, timeout=min(seconds, LOOK))
-        ready, _ = ray.wait(promises, num_returns=len(promises), timeout=0)  # all at once: there may be thousands
+        ready, _ = ray.wait(
+            promises, num_returns=len(promises), timeout=0
+        )  # all at once: there may be thousands
         return [self._end(promise) for promise in ready if not self._welcome(promise)]
 
     def _grow(self) -> None:
@@ -139,9 +141,13 @@ class Far:
             return f"{where}: cannot go to {folder} ({reason(error)}); start in a folder that all nodes share"
         if not (probe / "owner.json").exists():
             return f"{where}: does not see {probe.parent}; give an --output-dir that all nodes share at the same place"
-        with suppress(Busy), exclusive(probe):
-            return f"{where}: {probe.parent} has no locks between machines; see docs/scale.md for how to mount it"
-        return None
+        try:
+            with exclusive(probe):
+                return f"{where}: {probe.parent} has no locks between machines; see docs/scale.md for how to mount it"
+        except Busy:
+            return None
+        except UserError as error:
+            return f"{where}: {error}"
 
     def do(self, job: Job) -> Outcome | str:
         """The outcome, or the line of a user's error."""
