@@ -9,7 +9,9 @@ import pytest
 from conftest import refused
 from libraries import at_work, made, two_by_two, written
 
+from b4m.core.lock import exclusive
 from b4m.studies.library import library
+from b4m.studies.plan import Names
 from b4m.studies.tasks import label
 
 WORLD = "examples/references"
@@ -122,3 +124,17 @@ def test_where_no_cluster_is_one_line_says_how_to_start_one(tiny_base, folders, 
     monkeypatch.chdir(tmp_path)
     config = two_by_two(tmp_path, tiny_base, folders)
     refused(lambda: library(replace(config, engine="ray")), "--address auto", "ray start --head")
+
+
+def test_a_node_that_does_not_share_the_folder_or_its_locks_is_not_given_work(tmp_path, monkeypatch):
+    from b4m.studies.engines.on_ray import Far
+
+    monkeypatch.chdir(tmp_path)
+    far, probe = Far(Names()), tmp_path / "out" / "probe"
+    assert "cannot go to" in far.ready(str(tmp_path / "none"), probe)
+    assert "does not see" in far.ready(str(tmp_path), probe)
+    with exclusive(probe):
+        (probe / "kept").write_text("")
+        assert far.ready(str(tmp_path), probe) is None
+    (probe / "owner.json").write_text("{}")
+    assert "no locks between machines" in far.ready(str(tmp_path), probe)
