@@ -70,13 +70,16 @@ class Processes:
             ended.append((number, worker.said()))
             worker.number = None
             if ended[-1][1] is Outcome.LOST:
-                worker.close()
+                worker.stop()
+                worker.process.join()
                 self.workers[worker.place] = self._start(worker.place)
         return ended
 
     def close(self) -> None:
         for worker in self.workers:
-            worker.close()
+            worker.stop()
+        for worker in self.workers:
+            worker.process.join()
 
 
 class _Process:
@@ -102,12 +105,11 @@ class _Process:
             raise UserError(told)
         return told
 
-    def close(self) -> None:
+    def stop(self) -> None:
         """An idle worker ends with its pipe, one at work is told to stop: a training saves its state first."""
         self.pipe.close()
         if self.number is not None:
             self.process.terminate()
-        self.process.join()
 
 
 def _device(place: int) -> str | None:
