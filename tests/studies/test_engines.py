@@ -2,12 +2,15 @@
 
 import os
 import signal
+import subprocess
 import sys
+import time
 from collections import Counter
 from dataclasses import replace
 from multiprocessing import Pipe
 from pathlib import Path
 
+import psutil
 import pytest
 from conftest import refused
 from libraries import at_work, made, two_by_two
@@ -74,3 +77,18 @@ def test_a_mistake_in_a_workers_process_is_a_line_here(tmp_path):
     assert worker.said() is Outcome.BUSY
     theirs.close()
     assert worker.said() is Outcome.LOST
+
+
+@pytest.mark.slow
+def test_told_to_stop_the_workers_save_their_trainings_and_are_gone(tiny_base, folders, tmp_path):
+    config = two_by_two(tmp_path, tiny_base, folders, train={"rank": 4, "steps": 100_000})
+    command = [sys.executable, "-m", "b4m", "library", config.build, "--output-dir", "out", "--workers", "2"]
+    process = subprocess.Popen(command, cwd=tmp_path)
+    while len(found := at_work(tmp_path)) < 2:
+        assert process.poll() is None
+        time.sleep(0.1)
+    process.terminate()
+    assert process.wait() == 128 + signal.SIGTERM
+    assert not any(psutil.pid_exists(each) for each in found)
+    printed = [path.read_text() for path in (tmp_path / "out" / "logs").glob("*.log")]
+    assert len(printed) == 2 and all("the same command continues" in text for text in printed)
