@@ -7,6 +7,7 @@ from typing import Any
 from ..config.fields import check, flag, read_yaml, setting
 from ..core.errors import UserError
 from ..core.where import matches
+from ..data.dataset import called
 from ..methods.registry import method
 
 
@@ -86,8 +87,8 @@ class Study:
                 ) from error
 
     def word(self, folder: str) -> str:
-        """The plain word of a reference folder."""
-        name = Path(folder).name
+        """The plain word of a reference folder or a data set."""
+        name = called(folder)
         return self.classes.get(name, name.replace("_", " "))
 
     def words(self, content: str, style: str) -> dict[str, str]:
