@@ -164,7 +164,8 @@ def test_without_the_library_it_is_one_line(monkeypatch):
 def test_a_data_set_in_the_librarys_own_cache_is_read_offline(tmp_path, monkeypatch):
     """As `load_dataset` leaves one there; the folder's name is the hub's."""
     cache = tmp_path / "cache"
-    source = sets.imagefolder(tmp_path / "toys")
+    cache.mkdir()
+    source = sets.imagefolder(cache / "downloads")  # what is no Parquet stays in files of its own
     datasets.load_dataset("imagefolder", data_dir=str(source), cache_dir=str(cache))
     (config,) = (cache / "imagefolder").iterdir()
     config.rename(config.with_name("default"))

@@ -7,6 +7,7 @@ the column `words`. What is kept are the images' own bytes in a folder of images
 checks, names or shows references goes on from there.
 """
 
+import os
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
@@ -56,14 +57,14 @@ class DataSet:
 
 def parse(text: str) -> DataSet | None:
     """The data set that `text` spells; None for the path of a folder or of an image. Raises UserError."""
-    place = Path(locate(text))
-    if place.exists() and not (place.is_file() and place.suffix.lower() in FILES):
-        return None
     spelled = _SPELLED.fullmatch(text)
     if spelled is None:
         return None
     name, split, options = spelled["name"], spelled["split"], spelled["options"]
-    if split is None and Path(name).suffix.lower() not in FILES:
+    if split is None and os.path.splitext(name)[1].lower() not in FILES:
+        return None
+    place = Path(locate(text))
+    if place.exists() and not (place.is_file() and place.suffix.lower() in FILES):
         return None
     return _with(DataSet(name, split or "train"), text, options.split(",")[1:])
 
@@ -71,7 +72,7 @@ def parse(text: str) -> DataSet | None:
 def first_of(text: str, count: int) -> str | None:
     """The same data set with at most `count` images; None where `text` spells none."""
     found = parse(text)
-    return found and str(replace(found, first=min(count, found.first or count)))
+    return str(replace(found, first=min(count, found.first or count))) if found else None
 
 
 def called(path: str) -> str:
@@ -91,8 +92,12 @@ def _with(found: DataSet, text: str, options: list[str]) -> DataSet:
             if not re.fullmatch(r"[1-9]\d{0,8}", value, re.ASCII):
                 raise UserError(f"{text}: first={value}: expected how many images to take, as in first=5")
             found = replace(found, first=int(value))
+        elif column == "image":
+            found = replace(found, image=value)
+        elif column == "caption":
+            found = replace(found, caption=value)
         else:
-            found = replace(found, **{column: value})
+            found = replace(found, config=value)
     return found
 
 

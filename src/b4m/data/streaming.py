@@ -40,8 +40,8 @@ def bytes_of(found: DataSet, number: int, image: Mapping[str, Any] | None) -> by
             f"{found}, row {number}: names an image that is not part of the data set: {image['path']}"
         )
     try:
-        with fsspec.open(image["path"], "rb") as file:
-            return file.read(MAX_BYTES + 1)
+        filesystem, place = fsspec.url_to_fs(image["path"])
+        return filesystem.cat_file(place, end=MAX_BYTES + 1)
     except OSError as error:
         raise UserError(f"{found}, row {number}: its image cannot be read ({reason(error)})") from error
 
@@ -49,9 +49,18 @@ def bytes_of(found: DataSet, number: int, image: Mapping[str, Any] | None) -> by
 def _within(found: DataSet, path: str) -> bool:
     """Whether a file belongs to the data set: a stranger's table may name any other, here or on the net."""
     outer = path.rpartition("::")[2]  # zip://a.png::/data/images.zip
-    if found.place is None:
-        return outer.startswith(f"hf://datasets/{found.name.partition('@')[0]}")
-    return found.place.is_dir() and Path(outer).resolve().is_relative_to(found.place.resolve())
+    if found.place is None and outer.startswith(f"hf://datasets/{found.name.partition('@')[0]}"):
+        return True
+    inside = _downloads() if found.place is None else [found.place] if found.place.is_dir() else []
+    return any(Path(outer).resolve().is_relative_to(folder.resolve()) for folder in inside)
+
+
+def _downloads() -> list[Path]:
+    """Where `datasets` and the hub keep files that they have downloaded."""
+    import datasets
+    from huggingface_hub import constants
+
+    return [Path(datasets.config.HF_DATASETS_CACHE), Path(constants.HF_HUB_CACHE)]
 
 
 def _opened(found: DataSet) -> Any:

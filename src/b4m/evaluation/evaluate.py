@@ -225,7 +225,7 @@ def planned(config: EvaluateConfig) -> list[Shot]:
     folder = Path(config.output_dir).absolute() / "pictures"
     given = str(config.content_dir), str(config.style_dir)
     content, style = (references(path).absolute() for path in given)
-    names = [Path(called(path)).stem for path in given]
+    of_content, of_style = (Path(called(path)).stem for path in given)
     words = _triggers(config)
     plain = [in_plain_words(prompt, words) for prompt in config.prompts]
     if len(set(plain)) < len(plain):
@@ -233,7 +233,7 @@ def planned(config: EvaluateConfig) -> list[Shot]:
             f"--prompts: two are the same without {', '.join(words)}; scores could not tell them apart"
         )
     return [
-        Shot(folder / f"{index:03d}_seed{seed}.png", prompt, seed, *names, content, style)
+        Shot(folder / f"{index:03d}_seed{seed}.png", prompt, seed, of_content, of_style, content, style)
         for index, prompt in enumerate(plain)
         for seed in config.seeds
     ]

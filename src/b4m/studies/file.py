@@ -37,8 +37,8 @@ class Study:
     rows: dict[str, Any] = setting(
         "the table's rows by name: what each changes; the first one is the baseline"
     )
-    contents: tuple[str, ...] = setting("a folder of reference images for each content")
-    styles: tuple[str, ...] = setting("a folder of reference images for each style")
+    contents: tuple[str, ...] = setting("a folder of reference images, or a data set, for each content")
+    styles: tuple[str, ...] = setting("a folder of reference images, or a data set, for each style")
     prompts: tuple[str, ...] = setting("what to draw; {content} and {style} stand for the pair's words")
     partner_styles: tuple[str, ...] = setting("partners of the contents: diverse styles", ())
     partner_contents: tuple[str, ...] = setting("partners of the styles: diverse contents", ())
