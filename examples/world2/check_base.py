@@ -1,4 +1,4 @@
-"""Measure the embedded base: how well its autoencoder reconstructs, how fast it draws, and a sheet of what it draws.
+"""Measure the embedded base: how well its autoencoder reconstructs, what it draws, how fast, and whether as asked.
 
 python examples/world2/check_base.py --sheet sheet.png       # classes down, style families across
 """
@@ -22,6 +22,7 @@ from PIL import Image
 from world2.captions import caption
 from world2.contents import CLASSES
 from world2.dataset import as_tensor
+from world2.judge import JUDGES, agreement, labels, load_judge
 from world2.scenes import Scene, render, sample_scene
 from world2.styles import FAMILIES
 
@@ -62,6 +63,16 @@ def psnr(pipe: StableDiffusionXLPipeline, scenes: Sequence[Scene]) -> dict[str, 
     return {"all": value.mean().item(), **dict(sorted(of.items(), key=lambda item: item[1]))}
 
 
+def obeyed(
+    judges: Path, pictures: Sequence[Image.Image | np.ndarray], scenes: Sequence[Scene]
+) -> dict[str, dict[str, float]]:
+    """By judge and aspect, the share of the pictures that it names as their scenes' captions ask."""
+    tensor = as_tensor(np.stack([np.asarray(picture) for picture in pictures]))
+    asked = [labels(scene) for scene in scenes]
+    files = sorted(judges.glob("*.safetensors"))
+    return {file.stem: agreement(load_judge(file).name(tensor), asked) for file in files}
+
+
 def sheet(pictures: Sequence[Image.Image | np.ndarray], columns: int) -> Image.Image:
     """Pictures of one size in rows of `columns`."""
     arrays = [np.asarray(picture) for picture in pictures]
@@ -76,6 +87,7 @@ def main() -> int:
     parser.add_argument("--truth", type=Path, help="also save the sheet as the world draws it")
     parser.add_argument("--contents", nargs="+", default=list(CLASSES), metavar="CLASS")
     parser.add_argument("--families", nargs="+", default=list(FAMILIES), metavar="FAMILY")
+    parser.add_argument("--judges", type=Path, default=JUDGES, help="who says what the sheet's pictures show")
     parser.add_argument("--steps", type=int, default=STEPS)
     parser.add_argument("--pictures", type=int, default=192, help="on which the autoencoder is measured")
     parser.add_argument("--threads", type=int, default=1)
@@ -94,8 +106,13 @@ def main() -> int:
         pictures = sample(pipe, [caption(scene) for scene in scenes], options.steps)
         result["seconds_per_picture"] = (time.time() - start) / len(pictures)
         sheet(pictures, len(options.families)).save(options.sheet)
+        drawn = [render(scene) for scene in scenes]
+        result["as_asked"] = obeyed(options.judges, pictures, scenes)
+        result["as_asked_where_the_world_draws"] = obeyed(
+            options.judges, drawn, scenes
+        )  # no base can do better
         if options.truth:
-            sheet([render(scene) for scene in scenes], len(options.families)).save(options.truth)
+            sheet(drawn, len(options.families)).save(options.truth)
     print(json.dumps(result, indent=2))
     return 0 if not options.pictures or result["psnr_db"]["all"] >= TARGET_PSNR else 1
 

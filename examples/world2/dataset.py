@@ -60,7 +60,7 @@ def drawn_shards(work: Path, seed: int) -> list[np.ndarray]:
 
 def as_tensor(pixels: np.ndarray) -> Tensor:
     """(N, H, W, 3) uint8 to (N, 3, H, W) float32 in [-1, 1]."""
-    return torch.from_numpy(np.ascontiguousarray(pixels)).permute(0, 3, 1, 2).float() / 127.5 - 1
+    return torch.from_numpy(np.array(pixels)).permute(0, 3, 1, 2).float() / 127.5 - 1
 
 
 def main() -> None:

@@ -1,19 +1,22 @@
 """Pretrain the embedded base from scratch: draw the world, train autoencoder, UNet and text encoders, write the base.
 
     python examples/world2/pretrain.py autoencoder               # encoder and decoder; the encoder is then final
-    python examples/world2/pretrain.py unet --steps 8000         # at a constant rate: run it again and it goes on
-    python examples/world2/pretrain.py unet --anneal 600         # a copy, its rate lowered to zero: ready for use
+    python examples/world2/pretrain.py unet --steps 6000 --side 64 --batch 64   # at half the size, where it is cheap
+    python examples/world2/pretrain.py unet --steps 20000        # at a constant rate: run it again and it goes on
+    python examples/world2/pretrain.py unet --anneal 2000        # a copy, its rate lowered to zero: ready for use
     python examples/world2/pretrain.py decoder --steps 4000      # beside or after the UNet, the encoder is frozen
     python examples/world2/pretrain.py base                      # put the parts together as a diffusers folder
 
 Every part is one safetensors file in --work, saved every few minutes; what has been done is never done again.
 
 Measured on one core (Zen 4, avx512_bf16): drawing 70 images a second; autoencoder 0.48 s a step of 16 crops; UNet
-with text encoders 0.78 s a step of 32: 41 samples a second. What was tried for speed, on the UNet alone when it had
-two layers in each innermost transformer (21.9 M parameters; forward, backward and AdamW, best samples a second):
-float32 22; bfloat16 autocast 41 with plain attention and contiguous tensors, 33 with channels_last (its group norm is
-slow), 26 with fused attention; weights in bfloat16 39; torch.compile 42 after four minutes of compiling; batches of
-16 and 64 instead of 32: 35 and 42. Three quarters of a step are spent in kernels that reach 200 GFLOP/s.
+with text encoders 0.78 s a step of 32: 41 samples a second, at 64 pixels 103 in steps of 64 (SDXL too was pretrained
+at 256 pixels before 512 and 1024: what words mean is learned there, at less than half the price). What was tried for
+speed, on the UNet alone when it had two layers in each innermost transformer (21.9 M parameters; forward, backward
+and AdamW, best samples a second): float32 22; bfloat16 autocast 41 with plain attention and contiguous tensors, 33
+with channels_last (its group norm is slow), 26 with fused attention; weights in bfloat16 39; torch.compile 42 after
+four minutes of compiling; batches of 16 and 64 instead of 32: 35 and 42. Three quarters of a step are spent in
+kernels that reach 200 GFLOP/s.
 """
 
 from __future__ import annotations
@@ -34,6 +37,7 @@ from diffusers.models.attention_processor import AttnProcessor
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
+from torch.nn.functional import avg_pool2d
 
 from world2.autoencoder import normalise_latents, reconstruction_loss, write_encoder
 from world2.blank import RESOLUTION, blank_pipeline
@@ -192,15 +196,18 @@ def train_decoder(
 
 
 @torch.no_grad()
-def latents_of(vae: AutoencoderKL, work: Path, seed: int, shard: int, pixels: np.ndarray) -> Tensor:
-    """Latents of one shard as float16 (SHARD, 16, 16, 16), kept on disk beside its pictures."""
-    path = work / f"latents-{shard_name(seed, shard)}.safetensors"
+def latents_of(
+    vae: AutoencoderKL, work: Path, seed: int, shard: int, pixels: np.ndarray, side: int
+) -> Tensor:
+    """Latents of one shard at `side` pixels as float16 (SHARD, 16, side / 8, side / 8), kept on disk beside it."""
+    path = work / f"latents-{side}-{shard_name(seed, shard)}.safetensors"
     encoder = fingerprint(vae)
     if path.exists() and safe_open(path, "pt").metadata()["encoder"] == encoder:
         return load_file(path)["latents"]
     starts = range(0, SHARD, 64)
     with torch.autocast("cpu", torch.bfloat16):
-        parts = [vae.encode(as_tensor(pixels[i : i + 64])).latent_dist.mode().half() for i in starts]
+        batches = (avg_pool2d(as_tensor(pixels[i : i + 64]), RESOLUTION // side) for i in starts)
+        parts = [vae.encode(batch).latent_dist.mode().half() for batch in batches]
     latents = torch.cat(parts)
     part = path.with_suffix(".part")
     save_file({"latents": latents}, part, {"encoder": encoder})
@@ -217,8 +224,8 @@ def fingerprint(vae: AutoencoderKL) -> str:
 class Latents:
     """The latents of all shards in use; shards drawn meanwhile join when the state is saved, which records how many."""
 
-    def __init__(self, vae: AutoencoderKL, work: Path, seed: int, counts: dict[str, int]):
-        self.vae, self.work, self.seed, self.counts, self.parts = vae, work, seed, counts, []
+    def __init__(self, vae: AutoencoderKL, work: Path, seed: int, side: int, counts: dict[str, int]):
+        self.vae, self.work, self.seed, self.side, self.counts, self.parts = vae, work, seed, side, counts, []
         if "shards" in counts:
             self._read(counts["shards"])
         else:
@@ -231,7 +238,7 @@ class Latents:
     def _read(self, count: int) -> None:
         for shard in range(len(self.parts), count):
             pixels = draw_shard(self.work, self.seed, shard)
-            self.parts.append(latents_of(self.vae, self.work, self.seed, shard, pixels))
+            self.parts.append(latents_of(self.vae, self.work, self.seed, shard, pixels, self.side))
 
     def __len__(self) -> int:
         return len(self.parts) * SHARD
@@ -248,13 +255,13 @@ def encode_captions(pipe: StableDiffusionXLPipeline, captions: list[str]) -> tup
     return torch.cat([first.hidden_states[-2], second.hidden_states[-2]], -1), second[0]
 
 
-def time_ids(rng: np.random.Generator, batch: int) -> Tensor:
-    """SDXL's size conditioning; in a quarter of the rows any original size and crop, so that neither means anything."""
-    ids = torch.tensor([RESOLUTION, RESOLUTION, 0, 0, RESOLUTION, RESOLUTION], dtype=torch.float32)
+def time_ids(rng: np.random.Generator, batch: int, side: int) -> Tensor:
+    """(batch, 6): SDXL's size conditioning; in a quarter of the rows any original size and crop: neither means much."""
+    ids = torch.tensor([side, side, 0, 0, side, side], dtype=torch.float32)
     ids = ids.repeat(batch, 1)
     for row in range(batch):
         if rng.random() < 0.25:
-            ids[row, :2] = float(rng.integers(RESOLUTION, 4096))
+            ids[row, :2] = float(rng.integers(side, 4096))
             ids[row, 2:4] = torch.tensor(rng.integers(0, 512, 2), dtype=torch.float32)
     return ids
 
@@ -269,7 +276,7 @@ def noise_levels(alphas: Tensor, count: int, generator: torch.Generator) -> Tens
 def velocity_loss(
     pipe: StableDiffusionXLPipeline, x0: Tensor, captions: list[str], t: Tensor, noise: Tensor, ids: Tensor
 ) -> Tensor:
-    """Mean squared error of v, of latents x0 (N, 16, 16, 16) at timesteps t (N,)."""
+    """Mean squared error of v, of latents x0 (N, 16, h, w) at timesteps t (N,)."""
     a = pipe.scheduler.alphas_cumprod[t]
     alpha, sigma = a.sqrt()[:, None, None, None], (1 - a).sqrt()[:, None, None, None]
     with torch.autocast("cpu", torch.bfloat16):
@@ -281,7 +288,7 @@ def velocity_loss(
 
 def train_unet(pipe: StableDiffusionXLPipeline, run: Run, options: argparse.Namespace) -> None:
     batch, seed = options.batch or 32, options.seed
-    latents = Latents(pipe.vae, options.work, seed, run.counts)
+    latents = Latents(pipe.vae, options.work, seed, options.side, run.counts)
 
     def loss_of_step(step: int) -> Tensor:
         if step % options.save_every == 0 and not options.anneal:
@@ -295,7 +302,7 @@ def train_unet(pipe: StableDiffusionXLPipeline, run: Run, options: argparse.Name
         x0 = latents.rows(rows)
         t = noise_levels(pipe.scheduler.alphas_cumprod, batch, generator)
         noise = torch.randn(x0.shape, generator=generator)
-        return velocity_loss(pipe, x0, captions, t, noise, time_ids(rng, batch))
+        return velocity_loss(pipe, x0, captions, t, noise, time_ids(rng, batch, options.side))
 
     steps = (
         run.counts.setdefault("end", run.step + options.anneal) if options.anneal else options.steps or 8000
@@ -379,6 +386,9 @@ def main() -> None:
     parser.add_argument("--anneal", type=int, default=0, help="steps over which a copy of the state ends")
     parser.add_argument("--batch", type=int)
     parser.add_argument("--rate", type=float)
+    parser.add_argument(
+        "--side", type=int, choices=(RESOLUTION // 2, RESOLUTION), default=RESOLUTION, help="pixels, of unet"
+    )
     parser.add_argument(
         "--shards", type=int, default=1, help=f"of {SHARD} pictures, drawn if there are fewer"
     )

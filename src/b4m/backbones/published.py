@@ -1,5 +1,6 @@
 """The UNets of published base models, without their weights: by names and shapes a file tells for which it was made."""
 
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
@@ -10,11 +11,12 @@ from diffusers import ModelMixin, UNet2DConditionModel
 
 from .protocol import Backbone
 from .registry import FAMILIES
+from .single_file import CONFIGS
 
 
 @dataclass(frozen=True)
 class Published:
-    """One architecture. `config`: what its UNet's configuration changes of Diffusers' defaults."""
+    """One architecture. `config`: of its UNet; what it does not say is Diffusers' default."""
 
     title: str
     family: str | None  # its registered name; None: b4m does not draw with it
@@ -26,18 +28,12 @@ class Published:
         return FAMILIES.get(self.family) if self.family else None
 
 
-_SDXL = dict(
-    block_out_channels=(320, 640, 1280),
-    down_block_types=("DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D"),
-    up_block_types=("CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D"),
-    transformer_layers_per_block=(1, 2, 10),
-    attention_head_dim=(5, 10, 20),
-    cross_attention_dim=2048,
-    use_linear_projection=True,
-    addition_embed_type="text_time",
-    addition_time_embed_dim=256,
-    projection_class_embeddings_input_dim=2816,
-)
+def _shipped(name: str) -> dict[str, Any]:
+    """The UNet's configuration among those that come with the package."""
+    return json.loads((CONFIGS / name / "unet" / "config.json").read_text())
+
+
+_SDXL, _SD15 = _shipped("sdxl"), _shipped("sd15")
 _REFINER = _SDXL | dict(
     block_out_channels=(384, 768, 1536, 1536),
     down_block_types=("DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D", "DownBlock2D"),
@@ -54,7 +50,7 @@ PUBLISHED = (
     Published(
         "Stable Diffusion 1.x",
         "sd15",
-        dict(cross_attention_dim=768, attention_head_dim=8),
+        _SD15,
         "epsilon",
         (
             "CompVis/stable-diffusion-v1-4",
@@ -65,7 +61,8 @@ PUBLISHED = (
     Published(
         "Stable Diffusion 2.x",
         "sd15",
-        dict(cross_attention_dim=1024, attention_head_dim=(5, 10, 20, 20), use_linear_projection=True),
+        _SD15
+        | dict(cross_attention_dim=1024, attention_head_dim=(5, 10, 20, 20), use_linear_projection=True),
     ),
 )
 
@@ -80,4 +77,4 @@ def empty_unet(title: str) -> ModelMixin:
     """The UNet of one of PUBLISHED, on the meta device."""
     config = next(one.config for one in PUBLISHED if one.title == title)
     with torch.device("meta"):
-        return UNet2DConditionModel(**config)
+        return UNet2DConditionModel.from_config(dict(config))

@@ -9,12 +9,9 @@ import torch
 from diffusers.models.attention_processor import Attention
 from torch import Tensor
 
-from ..backbones.cache import encode
-from ..backbones.latent_diffusion import DTYPES
 from ..backbones.protocol import Attached, Backbone, Conditions
-from ..backbones.registry import open_backbone
-from ..config.fields import InputPath, ModelName, setting
-from ..config.training import JobConfig, ShowsBoth
+from ..config.fields import setting
+from ..config.training import ShowsBoth
 from ..core.errors import UserError
 from ..data.images import whole
 from ..data.inputs import Group, read_inputs
@@ -24,6 +21,7 @@ from ..maths.inversion import grid, invert, move
 from ..maths.null_text import guided, retrace
 from ..maths.prompt_to_prompt import alignment, refine
 from .added import Additions, LowRankTerm
+from .inverting import Inverts, content_tensors, encode_one
 from .low_rank import LoraContentConfig, check_fit, open_lora
 from .protocol import Pair
 from .tokens import is_on
@@ -32,21 +30,13 @@ SMALL = 32 * 32  # tokens: self-attention of more is left alone
 
 
 @dataclass(frozen=True, kw_only=True)
-class EditConfig(ShowsBoth, JobConfig):
+class EditConfig(ShowsBoth, Inverts):
     """Settings of the inversion of one image of the content. It is what is drawn, edited: seeds change nothing."""
 
     stage, result, section = "cc+es", "cc_es.safetensors", "merge"
     needs = ("content_dir", "content_file")
     own_presets = {"embedded": dict(edit_guidance=2.5)}
 
-    content_file: InputPath | None = setting("a LoRA file of the content", None)
-    vae: ModelName | None = setting("folder or name of an autoencoder that replaces the base model's", None)
-    resolution: int = setting("side of the image in pixels", 512, low=8, high=8192)
-    fit: str = setting(
-        "cut images to a centred square, or fit them whole on white", "crop", choices=("crop", "pad")
-    )
-    mixed_precision: str = setting("precision of the model", "no", choices=tuple(DTYPES))
-    inversion_steps: int = setting("steps of the inversion, and of drawing from it", 50, low=1, high=1000)
     edit_guidance: float = setting("classifier-free guidance scale of drawing from it", 7.5, low=0, high=1000)
     cross_share: float = setting(
         "share of the steps whose cross-attention is the source's", 0.8, low=0, high=1
@@ -66,18 +56,13 @@ class NullText:
 
     def make(self, folder: Path, facts: Mapping[str, str]) -> None:
         config = self.config
-        backbone = open_backbone(config.base_model, config.vae, config.mixed_precision)
-        backbone.check_size(config.resolution, "--resolution")
-        check_fit(self.content.where, self.content.layers, backbone.denoiser, backbone.name)
-        device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-        cache = encode(backbone, [self.image], [self.prompt], device)
-        backbone.denoiser.to(device)
+        backbone, latents, conditions, timesteps, alphas, device = encode_one(
+            config, self.content, self.image, self.prompt
+        )
         Additions(backbone.denoiser, {name: LowRankTerm(*pair) for name, pair in self.content.layers.items()})
         seen = seen_at(backbone, config.resolution, device)
-        prompted = {**cache.conditions(torch.zeros(1, dtype=torch.long, device=device)), **seen}
+        prompted = {**conditions, **seen}
         nothing = {**backbone.encode_unguided(), **seen}
-        timesteps = grid(config.inversion_steps, len(backbone.alphas_cumprod))
-        alphas = backbone.alphas_cumprod.to(device)
 
         def with_prompt(x: Tensor, t: Tensor) -> Tensor:
             return backbone.predict(x, t, prompted)
@@ -86,13 +71,12 @@ class NullText:
             return backbone.predict(x, t, {**nothing, "hidden": embedding.to(backbone.denoiser.dtype)})
 
         kind = backbone.prediction_type
-        noisy = invert(with_prompt, cache.latents[0][None], timesteps, alphas, kind)
+        noisy = invert(with_prompt, latents, timesteps, alphas, kind)
         nulls, losses = retrace(
             with_nothing, with_prompt, noisy, timesteps, alphas, kind, nothing["hidden"], config.edit_guidance
         )
         tensors = {"noise": noisy[-1:].cpu(), "nulls": nulls.cpu(), "losses": torch.tensor(losses)}
-        for name, (up, down) in self.content.layers.items():
-            tensors |= {f"content/{name}/up": up, f"content/{name}/down": down}
+        tensors |= content_tensors(self.content)
         names = (
             "resolution",
             "edit_guidance",

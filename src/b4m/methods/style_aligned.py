@@ -8,19 +8,17 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..backbones.cache import encode
-from ..backbones.latent_diffusion import DTYPES
 from ..backbones.protocol import Attached, Backbone, Conditions
-from ..backbones.registry import open_backbone
-from ..config.fields import InputPath, ModelName, setting
-from ..config.training import JobConfig, ShowsStyle
+from ..config.fields import setting
+from ..config.training import ShowsStyle
 from ..core.errors import UserError
 from ..data.images import Picture
 from ..data.inputs import Group, read_inputs
 from ..files.lora import Layers
 from ..files.opening import Opened, save_method_file
-from ..maths.inversion import grid, invert
+from ..maths.inversion import invert
 from .added import Additions, LowRankTerm
+from .inverting import Inverts, content_tensors, encode_one
 from .low_rank import LoraContentConfig, check_fit, open_lora
 from .protocol import Pair
 from .tokens import is_on
@@ -29,20 +27,12 @@ EPS = 1e-5  # of the variance over tokens
 
 
 @dataclass(frozen=True, kw_only=True)
-class StyleAlignedConfig(ShowsStyle, JobConfig):
+class StyleAlignedConfig(ShowsStyle, Inverts):
     """Settings of the inversion of one image of the style, and of how it is looked at."""
 
     stage, result, section = "style-aligned", "style_aligned.safetensors", "merge"
     needs = ("style_dir", "content_file")
 
-    content_file: InputPath | None = setting("a LoRA file of the content", None)
-    vae: ModelName | None = setting("folder or name of an autoencoder that replaces the base model's", None)
-    resolution: int = setting("side of the style's image in pixels", 512, low=8, high=8192)
-    fit: str = setting(
-        "cut images to a centred square, or fit them whole on white", "crop", choices=("crop", "pad")
-    )
-    mixed_precision: str = setting("precision of the model", "no", choices=tuple(DTYPES))
-    inversion_steps: int = setting("steps of the inversion", 50, low=1, high=1000)
     copies: int = setting(
         "how often the style's tokens stand beside an image's own: 2 is the published shift of log 2 for real images",
         2,
@@ -64,18 +54,12 @@ class Inversion:
 
     def make(self, folder: Path, facts: Mapping[str, str]) -> None:
         config = self.config
-        backbone = open_backbone(config.base_model, config.vae, config.mixed_precision)
-        backbone.check_size(config.resolution, "--resolution")
-        check_fit(self.content.where, self.content.layers, backbone.denoiser, backbone.name)
-        device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-        cache = encode(backbone, [self.image], [self.prompt], device)
-        backbone.denoiser.to(device)
-        conditions = cache.conditions(torch.zeros(1, dtype=torch.long, device=device))
-        timesteps = grid(config.inversion_steps, len(backbone.alphas_cumprod))
-        alphas = backbone.alphas_cumprod.to(device)
+        backbone, latents, conditions, timesteps, alphas, _ = encode_one(
+            config, self.content, self.image, self.prompt
+        )
         noisy = invert(
             lambda x, t: backbone.predict(x, t, conditions),
-            cache.latents[0][None],
+            latents,
             timesteps,
             alphas,
             backbone.prediction_type,
@@ -83,8 +67,7 @@ class Inversion:
         tensors = {"noisy": noisy.cpu(), "timesteps": timesteps, "size": torch.tensor(config.resolution)}
         tensors["original_size"] = torch.tensor(self.image.original_size)
         tensors["crop_top_left"] = torch.tensor(self.image.crop_top_left)
-        for name, (up, down) in self.content.layers.items():
-            tensors |= {f"content/{name}/up": up, f"content/{name}/down": down}
+        tensors |= content_tensors(self.content)
         words = {
             key[4:]: text for key, text in self.content.metadata.items() if key.startswith("b4m.content_")
         }

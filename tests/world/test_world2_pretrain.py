@@ -1,0 +1,57 @@
+"""Pretraining of the second edition, on a shard of eight pictures: stopped and continued, and at half the size."""
+
+import sys
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from world2 import dataset, pretrain
+from world2.blank import blank_pipeline
+
+
+@pytest.fixture
+def work(tmp_path, monkeypatch):
+    """A folder with one small shard and an autoencoder; the fused AdamW and bfloat16 stay as they are in earnest."""
+    for module in (dataset, pretrain):
+        monkeypatch.setattr(module, "SHARD", 8)
+    dataset.draw_shard(tmp_path, 0, 0)
+    vae = blank_pipeline().vae.state_dict()
+    save_file({k: v.contiguous() for k, v in vae.items()}, tmp_path / "autoencoder-final.safetensors")
+    return tmp_path
+
+
+def train(work, monkeypatch, steps, *more):
+    arguments = ["pretrain.py", "unet", "--work", str(work), "--steps", str(steps), "--batch", "4", *more]
+    monkeypatch.setattr(sys, "argv", arguments)
+    pretrain.main()
+    return load_file(work / "unet.safetensors")
+
+
+def test_a_run_that_was_stopped_ends_in_the_same_bits(work, monkeypatch):
+    straight = train(work, monkeypatch, 2)
+    (work / "unet.safetensors").unlink()
+    first = train(work, monkeypatch, 1)
+    continued = train(work, monkeypatch, 2)
+    assert straight.keys() == continued.keys()
+    assert all(torch.equal(straight[name], continued[name]) for name in straight)
+    assert any(not torch.equal(first[name], continued[name]) for name in first)
+
+
+def test_half_the_size_reads_other_latents_and_the_run_goes_on_at_the_full_size(work, monkeypatch):
+    train(work, monkeypatch, 1, "--side", "64")
+    state = train(work, monkeypatch, 2)
+    assert state["count:step"] == 2
+    name = dataset.shard_name(0, 0)
+    shapes = {
+        side: tuple(load_file(work / f"latents-{side}-{name}.safetensors")["latents"].shape)
+        for side in (64, 128)
+    }
+    assert shapes == {64: (8, 16, 8, 8), 128: (8, 16, 16, 16)}
+
+
+def test_the_size_is_told_to_the_unet():
+    rows = pretrain.time_ids(np.random.default_rng(0), 400, 64)
+    plain = (rows == torch.tensor([64.0, 64, 0, 0, 64, 64])).all(1)
+    assert 0.65 < plain.float().mean() < 0.85
+    assert (rows[:, 4:] == 64).all()
