@@ -26,7 +26,7 @@ from ..backbones.registry import family_of
 from ..core.errors import UserError, note
 from ..core.storage import write_atomic, write_text
 from ..files.concept import Concept, check_pair
-from ..files.lora import Layers, split_lora
+from ..files.fused import Layers, split_lora
 from ..files.opening import open_any
 from ..maths.plp import FACTORS, BasisSpec, basis, compose, frozen_sizes, split, start
 from .inspection_report import figure_of, groups, order, shares
