@@ -376,6 +376,11 @@ def test_nothing_in_the_package_unpickles_or_runs_what_it_reads():
     names += r"|(?<![.\w])(?:eval|exec|compile)\("
     for path in sorted((ROOT / "src/b4m").rglob("*.py")):
         code = re.sub(r'"""[\s\S]*?"""|#.*', "", path.read_text(encoding="utf-8"))
+        if (
+            path.name == "csd.py"
+        ):  # published in a pickle: torch's loader for weights alone, and a list of what it may hold
+            code, count = re.subn(r"torch\.load\([^()]*weights_only=True[^()]*\(file\)\)", "", code)
+            assert count == 1
         assert not (found := re.findall(names, code)), (path.name, found)
 
 

@@ -192,6 +192,20 @@ def test_scores_are_cosines_of_the_extractors_features(shots, records, extractor
         assert (record["row"], record["seed"], record["file"]) == (shot.row, shot.seed, str(shot.file))
 
 
+def test_a_second_style_score_stands_beside_the_first(shots, records, extractors):
+    """Of the style's references, and no part of the average."""
+    both = score(shots, dataclasses.replace(extractors, csd=extractors.content), progress=False)
+    for shot, record, alone in zip(shots, both, records, strict=True):
+        one = extractors.content.images(open_pictures(shot.file))[0]
+        chalk = extractors.content.images(open_pictures(shot.style_dir))[0]
+        assert record["csd"] == pytest.approx(cosine(one, chalk), abs=1e-5)
+        assert {name: value for name, value in record.items() if name != "csd"} == alone
+    summary = summarise(both, "base")
+    assert summary["rows"]["ours"]["against_baseline"]["csd"]["pairs"] == 2
+    assert "| style alignment | style alignment (CSD) |" in tables(summary)
+    assert provenance(dataclasses.replace(extractors, csd=extractors.style))["extractors"]["csd"]["sha256"]
+
+
 def test_diversity_is_between_seeds_and_nothing_else(shots, records, extractors):
     features = {shot.file: extractors.prompt.images(open_pictures(shot.file))[0] for shot in shots}
     for start in range(0, len(shots), 2):  # neighbours differ in their seed
@@ -259,6 +273,31 @@ def test_judges_against_labels_and_leaks(shots, extractors, named, expected):
     (record,) = score(shots[:1], dataclasses.replace(extractors, judges=judges), progress=False)
     assert {name: record[name] for name in expected} == expected
     assert "leak_style" not in record and record["style_verdict"] == named[1]
+
+
+def test_the_weaker_of_both_is_of_a_row_a_pair_and_a_training_seed(shots, extractors):
+    """A row that copies the content has a content right in every image, and nothing."""
+    contents, styles = (1, 1, 0, 1, 1, 1), (0, 0, 1, 1, 0, 0)  # right or not
+    judges = {
+        "content": Judge(CONTENTS, [CONTENTS[not right] for right in contents]),
+        "style": Judge(STYLES, [STYLES[not right] for right in styles]),
+    }
+    bears = shots[:6]  # rows base, ours with training seed 0, ours with 1; two seeds of the image each
+    found = score(bears, dataclasses.replace(extractors, judges=judges), progress=False)
+    assert [each["content_right"] for each in found] == list(contents)
+    assert [each["style_right"] for each in found] == list(styles)
+    assert [each["weaker_right"] for each in found] == [0, 0, 0.5, 0.5, 0, 0]
+    entry = summarise(found, "base")["rows"]["ours"]
+    assert (
+        entry["scores"]["weaker_right"]["mean"] == entry["against_baseline"]["weaker_right"]["mean"] == 0.25
+    )
+    assert "weaker of content and style right" in tables(summarise(found))
+
+
+def test_the_weaker_of_both_needs_both_verdicts(shots, extractors):
+    styleless = dataclasses.replace(shots[0], labels={"content": "bear"})
+    found = score([styleless, shots[1]], extractors, progress=False)
+    assert "weaker_right" not in found[0] and "weaker_right" in found[1]
 
 
 def test_without_labels_nothing_is_judged(shots, extractors):
@@ -464,11 +503,38 @@ def test_the_sheet_shows_the_same_prompt_and_seed_and_is_capped(tmp_path):
     assert many.height < (MAX_PAIRS + 1) * step
 
 
+def test_the_sheet_shows_every_row_in_blocks_that_a_file_can_hold(tmp_path):
+    """Of one pair: columns are references (blue), then the rows in their order, each in a shade of its own."""
+    Image.new("RGB", (8, 8), (0, 0, 255)).save(tmp_path / "reference.png")
+    reference, step = tmp_path / "reference.png", CELL + 4
+
+    def shots_of(rows, pairs=1):
+        for row in range(rows):
+            Image.new("RGB", (8, 8), (2 * row, 0, 0)).save(tmp_path / f"{row}.png")
+            for pair in range(pairs):
+                name, file = f"content {pair}", tmp_path / f"{row}.png"
+                yield Shot(file, "a bear", 0, name, "chalk", reference, reference, f"r{row}")
+
+    def shades(image):
+        """The levels of red of the images in every line, found by the black labels above the first."""
+        pixels = np.asarray(image)
+        columns = range(CELL + CELL // 2, image.width, step)
+        lines = [y for y in range(CELL // 2, image.height) if tuple(pixels[y, columns[0]]) == (0, 0, 255)]
+        starts = [y for y in lines if y - 1 not in lines]
+        return [[int(pixels[y, x, 0]) for x in columns if pixels[y, x, 2] == 0] for y in starts]
+
+    reds = [2 * row for row in range(17)]
+    assert shades(sheet(list(shots_of(16)))) == [reds[:16]]
+    assert shades(sheet(list(shots_of(17)))) == [reds[:9], reds[9:]]
+    large = sheet(list(shots_of(90, pairs=MAX_PAIRS)))
+    assert large.height < 16383 and len(shades(large)) == 6 * MAX_PAIRS // 2  # six blocks, every second pair
+
+
 def test_the_plot_has_a_panel_for_every_score(records):
     figure = plot(summarise(records, "base"))
     titles = [panel.get_title() for panel in figure.axes if panel.get_visible()]
     assert titles[:3] == ["content alignment", "style alignment", "prompt alignment"]
-    assert len(titles) == 11  # all but leaked style, which these pictures do not list
+    assert len(titles) == 12  # all but leaked style, which these pictures do not list
     assert [label.get_text() for label in figure.axes[0].get_yticklabels()] == ["base", "ours"]
     assert len(figure.axes[0].get_lines()) == 3  # two dots and the baseline
 

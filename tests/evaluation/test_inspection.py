@@ -23,6 +23,7 @@ from b4m.evaluation.settings import InspectConfig
 from b4m.files.concept import load_concept, save_concept
 from b4m.files.fused import spec_metadata
 from b4m.files.lora import load_lora, save_lora
+from b4m.files.opening import save_method_file
 from b4m.maths.adapter import Adapter
 from b4m.maths.plp import KINDS, BasisSpec, basis, compose, frozen_sizes, split, start
 
@@ -258,6 +259,86 @@ def test_what_is_no_plain_lora_is_refused_by_name(tmp_path):
     tensors = {f"{name}.lokr_w1": torch.ones(2, 2), f"{name}.lokr_w2": torch.ones(3, 3)}
     save_file(tensors, tmp_path / "x.safetensors")
     refused(tmp_path, ["a LoKr", "plain LoRAs"], file=str(tmp_path / "x.safetensors"))
+
+
+# --- files of methods that are no LoRA ---
+
+
+def method_file(path, tensors, method="k-lora", **facts):
+    save_method_file(path, method, tensors, tiny_pipeline().unet, {"trained_parameters": "0", **facts})
+    return str(path)
+
+
+def test_a_methods_file_is_measured_by_its_matrices(tmp_path):
+    """Two LoRAs and scores, as k-lora keeps them; a table of vectors and changes of weights; the same layout."""
+    layer, other = "mid_block.attentions.0.transformer_blocks.0.attn2.to_k", "down_blocks.1.odd"
+    up, down, table, change = torch.randn(6, 2), torch.randn(2, 5), torch.randn(3, 8), torch.randn(7, 4)
+    tensors = {
+        f"content/{layer}/up": up,
+        f"content/{layer}/down": down,
+        f"style/{layer}/up": 2 * up,
+        f"style/{layer}/down": down,
+        f"score/{layer}": torch.tensor(0.5),
+        f"score/{other}": torch.tensor(0.25),
+        "words/clip_l": table,
+        f"kv/{layer}": change.half(),
+        "noise": torch.zeros(1, 4, 2, 2),
+    }
+    file = method_file(tmp_path / "k.safetensors", tensors, content_trigger="snq")
+    report = inspect(InspectConfig(file=file, output=str(tmp_path / "out")))
+    assert (report["type"], report["basis"], report["files"]) == ("file of the method k-lora", None, [file])
+    eye = torch.eye(7, dtype=torch.float64)
+    expected = {
+        f"content/{layer}": (up, down),
+        f"style/{layer}": (2 * up, down),
+        f"kv/{layer}": (eye, change.half()),
+        "words/clip_l": (torch.eye(3), table),
+    }
+    assert report["layers"].keys() == expected.keys()
+    for name, pair in expected.items():
+        agree(report["layers"][name], dense(*(each.double() for each in pair), None))
+    sizes = {name: tuple(found[key] for key in "mnr") for name, found in report["layers"].items()}
+    assert sizes[f"style/{layer}"] == (6, 5, 2) and sizes["words/clip_l"] == (3, 8, 3)
+    parts = {name: group["layers"] for name, group in report["groups"].items() if name.startswith("part ")}
+    assert parts == {f"part {part}": 1 for part in ("content", "style", "kv", "words")}
+    assert report["groups"]["block mid"]["layers"] == report["groups"]["attention cross"]["layers"] == 3
+    facts = report["facts"]
+    assert facts["besides"] == "noise: 1 of shape (1, 4, 2, 2); score: 2 of shape ()"
+    assert facts["numbers"] == 2 * (12 + 10) + 24 + 28 + 2 + 16
+    assert (facts["bytes"], facts["content_trigger"]) == (Path(file).stat().st_size, "snq")
+    lines = inspection_report.table(report).splitlines()
+    assert "content_trigger: snq" in lines and not any(" other " in line for line in lines)
+    own = next(line for line in lines if line.startswith("words/clip_l (3, 8) "))
+    assert own.split()[3:5] == ["1", f"{table.norm():.3g}"]
+    assert json.loads((tmp_path / "out" / "inspection.json").read_text()) == report
+    assert (tmp_path / "out" / "inspection.png").exists()
+
+
+def test_a_methods_file_of_many_layers_keeps_its_parts_apart_in_the_picture():
+    layers = {
+        f"{part}/mid_block.attentions.{i}.transformer_blocks.0.attn2.to_k": {}
+        for part in ("content", "style")
+        for i in range(40)
+    }
+    rows = inspection_report._rows(layers)
+    assert [(label, len(members)) for _, label, members in rows] == [
+        ("content mid cross k", 40),
+        ("style mid cross k", 40),
+    ]
+
+
+def test_a_methods_file_that_cannot_be_measured_is_refused(tmp_path, trained):
+    file = method_file(tmp_path / "a.safetensors", {"latents": torch.zeros(2, 4, 1, 1)}, "class-images")
+    refused(tmp_path, ["holds no matrices, only latents (2, 4, 1, 1)"], file=file)
+    file = method_file(tmp_path / "b.safetensors", {"clip_l": torch.full((1, 4), torch.nan)})
+    refused(tmp_path, ["clip_l holds NaN"], file=file)
+    file = method_file(tmp_path / "c.safetensors", {"x/up": torch.ones(3, 2), "x/down": torch.ones(3, 2)})
+    refused(tmp_path, ["x has up (3, 2) and down (3, 2)"], file=file)
+    refused(tmp_path, ["not a concept file"], file=file, style_file=trained["style_file"])
+    odd = method_file(tmp_path / "d.safetensors", {"clip_l": torch.ones(1, 4)}, note="a\nb" + 300 * "x")
+    assert "note: a\\nb" in inspection_report.table(
+        inspect(InspectConfig(file=odd, output=str(tmp_path / "d")))
+    )
 
 
 def test_a_factor_that_is_not_given_is_untrained(trained, tiny_base, tmp_path):

@@ -289,6 +289,11 @@ def test_labels_follow_pair_and_prompt(study_file, folders):
         ),
         ({"rows": {"full": "fused"}}, "row 'full': expected lines"),
         ({"row": {}}, "unknown setting 'row'"),
+        ({"evaluate": {"vlms": "owner/name"}}, "evaluate: unknown setting 'vlms'; known: "),
+        (
+            {"evaluate": {"csd_extractor": "owner/name"}},
+            "evaluate: --csd-extractor owner/name: write csd:PLACE",
+        ),
         ({"title": None}, "title is missing"),
         ({"prompts": ["a {thing}"]}, "only {content} and {style}"),
         ({"contents": ["/nowhere/*"]}, "nothing matches /nowhere"),

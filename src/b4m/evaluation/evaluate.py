@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from importlib.metadata import PackageNotFoundError, version
 from itertools import product
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 import torch
@@ -30,6 +31,7 @@ from .manifest import ASPECTS, Shot, in_plain_words, read_manifest, write_manife
 from .metrics import alignment, diversity
 from .report import check_baseline, figure_class, summarise, write_results
 from .settings import EvaluateConfig
+from .vlm import Vlm, load_vlm
 
 AT_ONCE = 64  # images in memory
 VERSIONS = ("b4m", "torch", "transformers", "diffusers", "numpy", "pillow", "open_clip_torch")
@@ -43,6 +45,8 @@ class Extractors:
     style: Extractor  # paper: CLIP
     prompt: Extractor  # paper: CLIP; must read texts. Diversity is measured with it: it is blind to nothing
     judges: Mapping[str, Extractor] = field(default_factory=dict)  # by one of ASPECTS
+    csd: Extractor | None = None  # a second one for styles, `csd`
+    vlm: Vlm | None = None  # asked yes or no of every image
 
 
 def load_extractors(
@@ -52,28 +56,38 @@ def load_extractors(
     judges: Mapping[str, str] | None = None,
     device: torch.device | str = "cpu",
     cache: Path | str | None = None,
+    csd: str | None = None,
+    vlm: str | None = None,
 ) -> Extractors:
-    """Extractors by their specs (see `load_extractor`); the same spec is loaded once. Raises UserError."""
+    """Extractors by their specs (see `load_extractor`), one for each spec; vlm: see `load_vlm`. Raises UserError."""
     judges = judges or {}
-    loaded = {
-        spec: load_extractor(spec, device, cache) for spec in {content, style, prompt, *judges.values()}
-    }
+    wanted = {content, style, prompt, *judges.values(), *([csd] if csd else [])}
+    loaded = {spec: load_extractor(spec, device, cache) for spec in wanted}
     loaded[prompt].texts(["a picture"])  # a prompt extractor without a text tower is refused at once
     for spec in judges.values():
         if not loaded[spec].labels:
             raise UserError(f"classifier {spec}: it names no classes; give the folder of an image classifier")
     found = {aspect: loaded[spec] for aspect, spec in judges.items()}
-    return Extractors(loaded[content], loaded[style], loaded[prompt], found)
+    return Extractors(
+        loaded[content],
+        loaded[style],
+        loaded[prompt],
+        found,
+        loaded[csd] if csd else None,
+        load_vlm(vlm, device, cache) if vlm else None,
+    )
 
 
 def score(shots: Sequence[Shot], extractors: Extractors, progress: bool = True) -> list[dict[str, Any]]:
     """One record per image, in their order: who it is (`report.IDENTITY`) and its scores (`report.SCORES`).
 
     content, style: cosine with the references, averaged over them; prompt: with the prompt; average of the three
-    (paper, Table 1). diversity: of the images that differ in the seed only, as
-    the prompt extractor sees them, the same number for each of them.
+    (paper, Table 1). csd: style once more, with Contrastive Style Descriptors. diversity: of the images that differ in
+    the seed only, as the prompt extractor sees them, the same number for each of them.
     With classifiers and labels 0 or 1: *_right, both_right, and leak_* where a classifier names something of the
-    shot's leaks that was not asked for; *_verdict is what was named. A score that does not apply is absent.
+    shot's leaks that was not asked for; *_verdict is what was named. vlm_*: as a vision-language model answers (`Vlm`).
+    weaker_right, vlm_weaker: of the images of one row, pair and training seed, as `_add_weaker` says.
+    A score that does not apply is absent.
     Raises UserError: images that cannot be read, labels or leaks that the classifier has no class for.
     """
     for shot in shots:
@@ -95,8 +109,10 @@ def score(shots: Sequence[Shot], extractors: Extractors, progress: bool = True) 
         pictures = [open_pictures(shot.file)[0] for shot in some]
         features = extractors.content.images(pictures)
         content = aligned(extractors.content, features, [shot.content_dir for shot in some])
-        style = aligned(
-            extractors.style, extractors.style.images(pictures), [shot.style_dir for shot in some]
+        styles = [shot.style_dir for shot in some]
+        style = aligned(extractors.style, extractors.style.images(pictures), styles)
+        csd = (
+            [] if extractors.csd is None else aligned(extractors.csd, extractors.csd.images(pictures), styles)
         )
         texts = extractors.prompt.texts([shot.prompt for shot in some])
         seen = extractors.prompt.images(pictures)
@@ -110,17 +126,24 @@ def score(shots: Sequence[Shot], extractors: Extractors, progress: bool = True) 
                 "prompt": prompt[index],
             }
             record["average"] = (record["content"] + record["style"] + record["prompt"]) / 3
+            if csd:
+                record["csd"] = csd[index]
+            if extractors.vlm is not None:
+                folders = shot.content_dir, shot.style_dir
+                record |= extractors.vlm.scores(pictures[index], *folders, shot.prompt)
             record |= _judged(shot, {aspect: names[index] for aspect, names in verdicts.items()})
             records.append(record)
             group = (shot.row, shot.pair, shot.prompt, shot.training_seed)
             groups[group].append((record, seen[index]))
-        bar.update(len(some))
+            bar.update()
     bar.close()
     for members in groups.values():
         if len(members) > 1:
             value = diversity(torch.stack([row for _, row in members]))
             for record, _ in members:
                 record["diversity"] = value
+    _add_weaker(records, "content_right", "style_right", "weaker_right")
+    _add_weaker(records, "vlm_content", "vlm_style", "vlm_weaker")
     return records
 
 
@@ -161,9 +184,32 @@ def _judged(shot: Shot, verdicts: Mapping[str, str]) -> dict[str, Any]:
     return found
 
 
+def _add_weaker(records: Sequence[dict[str, Any]], content: str, style: str, weaker: str) -> None:
+    """`weaker` of each image with both verdicts, `content` and `style`: the lower of their means over the images of its
+    row, pair and training seed; so a row that copies the content and forgets the style has 0.
+    """
+    groups: dict[tuple, list[dict[str, Any]]] = defaultdict(list)
+    for record in records:
+        if content in record and style in record:
+            cell = (record[name] for name in ("row", "content_name", "style_name", "training_seed"))
+            groups[*cell].append(record)
+    for members in groups.values():
+        value = min(fmean(one[name] for one in members) for name in (content, style))
+        for record in members:
+            record[weaker] = value
+
+
 def provenance(extractors: Extractors) -> dict[str, Any]:
     """What the scores were made with: names and fingerprints of the models, versions of the packages."""
-    models = {"content": extractors.content, "style": extractors.style, "prompt": extractors.prompt}
+    models: dict[str, Extractor | Vlm] = {
+        "content": extractors.content,
+        "style": extractors.style,
+        "prompt": extractors.prompt,
+    }
+    if extractors.csd is not None:
+        models["csd"] = extractors.csd
+    if extractors.vlm is not None:
+        models["vlm"] = extractors.vlm
     models |= {f"{aspect} judge": judge for aspect, judge in extractors.judges.items()}
     versions = {}
     for package in VERSIONS:
@@ -205,6 +251,8 @@ def score_all(config: EvaluateConfig) -> tuple[list[dict[str, Any]], dict[str, A
         },
         "cuda" if torch.cuda.is_available() else "cpu",
         output / "features",
+        config.csd_extractor,
+        config.vlm,
     )
     if not config.pictures:
         draw_missing(config, shots)

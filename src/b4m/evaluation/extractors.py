@@ -6,7 +6,6 @@ Apart from the arithmetic (`metrics`). Safetensors only, no code that comes with
 import hashlib
 import uuid
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -14,27 +13,17 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from PIL import Image
-from torch import Tensor, nn
+from torch import Tensor
 
 from ..core.errors import UserError
 from ..core.storage import fingerprint, read_tensors, reason, write_tensors
 from ..core.where import locate
+from .csd import load_csd
+from .model import Model
+from .settings import CSD
 
 OPEN_CLIP = "open_clip:"
 BATCH = 32  # images or texts at a time
-
-
-@dataclass(frozen=True)
-class Model:
-    """What a kind of model brings to an Extractor; each function takes a batch and gives a row for each item."""
-
-    network: nn.Module
-    prepare: Callable[[Image.Image], Tensor]  # -> (3, H, W)
-    images: Callable[[Tensor], Tensor]  # (k, 3, H, W) -> (k, d)
-    texts: Callable[[list[str]], Tensor] | None = None  # -> (k, d)
-    logits: Callable[[Tensor], Tensor] | None = None  # (k, 3, H, W) -> (k, classes)
-    labels: tuple[str, ...] = ()
-    settings: str = ""  # everything but the weights that decides what comes out
 
 
 class Extractor:
@@ -62,7 +51,7 @@ class Extractor:
 
     def images(self, pictures: Sequence[Image.Image]) -> Tensor:
         """Images (k) of any size -> features (k, d) float32, each of length 1."""
-        return self._features([f"image {_digest(picture)}" for picture in pictures], pictures, self._encode)
+        return self._features([f"image {digest(picture)}" for picture in pictures], pictures, self._encode)
 
     def texts(self, texts: Sequence[str]) -> Tensor:
         """Texts (k), cut at the model's own length -> (k, d) float32, length 1. UserError without a text tower."""
@@ -78,7 +67,7 @@ class Extractor:
             raise UserError(
                 f"{self.name}: it names no classes; give the folder of an image classifier as a judge"
             )
-        keys = [_digest(picture) for picture in pictures]
+        keys = [digest(picture) for picture in pictures]
         for batch in _batches([i for i, key in enumerate(keys) if key not in self._verdicts]):
             winners = self._model.logits(self._pixels([pictures[i] for i in batch])).argmax(1).tolist()
             self._verdicts |= {keys[i]: self.labels[j] for i, j in zip(batch, winners, strict=True)}
@@ -109,7 +98,7 @@ def _batches(items: list) -> list[list]:
     return [items[start : start + BATCH] for start in range(0, len(items), BATCH)]
 
 
-def _digest(picture: Image.Image) -> str:
+def digest(picture: Image.Image) -> str:
     rgb = picture.convert("RGB")
     return hashlib.sha256(f"{rgb.size}".encode() + rgb.tobytes()).hexdigest()
 
@@ -121,10 +110,14 @@ def load_extractor(
 
     spec: a folder or Hugging Face name of a transformers model (DINOv2 and other vision models: their pooled
     output, for DINOv2 the class token; CLIP: image and text features; image classifiers: the trunk's pooled
-    output, and classes), or "open_clip:ARCHITECTURE:TAG" or "open_clip:ARCHITECTURE:FILE.safetensors".
+    output, and classes), "open_clip:ARCHITECTURE:TAG" or "open_clip:ARCHITECTURE:FILE.safetensors", or "csd:PLACE",
+    the file, folder or Hugging Face name of a checkpoint of Contrastive Style Descriptors (`csd`).
     Raises UserError: not there, not loadable, weights missing, a model of another kind, no open_clip.
     """
-    load = _open_clip if spec.startswith(OPEN_CLIP) else _transformers
+    if spec.startswith(CSD):
+        load = load_csd
+    else:
+        load = _open_clip if spec.startswith(OPEN_CLIP) else _transformers
     model = load(locate(spec), torch.device(device))
     model.network.requires_grad_(False).eval()
     return Extractor(spec, model, device, cache)

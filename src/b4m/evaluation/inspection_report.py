@@ -30,7 +30,7 @@ def shares(squares: Mapping[str, float]) -> dict[str, float]:
 
 def _place(layer: str) -> tuple[str, str, str]:
     """Block of the UNet, attention and projection of a layer: ("down 1", "cross", "q"), each or "other"."""
-    block = re.match(r"(down|up)_blocks\.(\d+)\.|(mid)_block\.", layer)
+    block = re.match(r"(?:.*/)?(?:(down|up)_blocks\.(\d+)\.|(mid)_block\.)", layer)
     attention = re.search(r"\.attn([12])\.to_(q|k|v|out)\b", layer)
     return (
         " ".join(filter(None, block.groups())) if block else "other",
@@ -39,11 +39,17 @@ def _place(layer: str) -> tuple[str, str, str]:
     )
 
 
+def _part(layer: str) -> str:
+    """Of a method's file: what of it the layer belongs to, "content" of "content/mid_block..."; else nothing."""
+    return layer.partition("/")[0] if "/" in layer else ""
+
+
 def _short(layer: str) -> str:
-    """A readable name: "down 1 / 0.9 cross q"."""
+    """A readable name: "down 1 / 0.9 cross q", after its part where it has one: "content down 1 / 0.9 cross q"."""
     block, attention, projection = _place(layer)
     inner = ".".join(re.findall(r"\.(?:attentions|transformer_blocks)\.(\d+)", layer))
-    return layer if "other" in (block, attention) else f"{block} / {inner} {attention} {projection}"
+    known = f"{_part(layer)} {block} / {inner} {attention} {projection}".strip()
+    return layer if "other" in (block, attention) else known
 
 
 def order(layer: str) -> tuple:
@@ -69,14 +75,24 @@ def _mean(layers: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
 
 
 def groups(layers: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
-    """All layers, then those of each block, of each attention, of each projection."""
+    """All layers, then those of each part (of a method's file), each block, each attention, each projection."""
     places = {name: _place(name) for name in layers}
     members = {"all": list(layers.values())}
+    for part in dict.fromkeys(filter(None, map(_part, layers))):
+        members[f"part {part}"] = [layers[name] for name in layers if _part(name) == part]
     for axis, title in enumerate(("block", "attention", "projection")):
         labels = dict.fromkeys(place[axis] for place in places.values())
         for label in sorted(labels, key=ORDER.index) if axis else labels:
             members[f"{title} {label}"] = [layers[name] for name in layers if places[name][axis] == label]
     return {label: _mean(found) for label, found in members.items()}
+
+
+def groups_of_parts(layers: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
+    """The groups of a method's file; what is of no block, such as a table of words' vectors, stands by itself."""
+    lone = {name: layer for name, layer in layers.items() if set(_place(name)) == {"other"}}
+    known = {label: group for label, group in groups(layers).items() if not label.endswith(" other")}
+    alone = {f"{name} ({layer['m']}, {layer['n']})": _mean([layer]) for name, layer in lone.items()}
+    return known | alone
 
 
 def _percent(share: float) -> str:
@@ -100,7 +116,14 @@ def table(report: Mapping[str, Any]) -> str:
         rows.append(row)
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     lines = ["  ".join(cell.rjust(w) for cell, w in zip(row, widths, strict=True)) for row in rows]
-    return "\n".join(line[: widths[0]].strip().ljust(widths[0]) + line[widths[0] :] for line in lines)
+    lines = [line[: widths[0]].strip().ljust(widths[0]) + line[widths[0] :] for line in lines]
+    return "\n".join([*lines, *(f"{key}: {_brief(value)}" for key, value in report.get("facts", {}).items())])
+
+
+def _brief(value: object) -> str:
+    """A fact on one line of a terminal, whoever wrote it."""
+    text = printable(value)
+    return text if len(text) <= 200 else f"{text[:200]}... ({len(text)} characters)"
 
 
 def figure_of(report: Mapping[str, Any]) -> Any:
@@ -136,8 +159,12 @@ def _rows(layers: Mapping[str, dict[str, Any]]) -> Rows:
         return [(_place(name)[0], _short(name), [layer]) for name, layer in layers.items()]
     groups: dict[tuple, list] = {}
     for name, layer in layers.items():
-        groups.setdefault(_place(name), []).append(layer)
-    return [(place[0], " ".join(dict.fromkeys(place)), members) for place, members in groups.items()]
+        groups.setdefault((_place(name)[0], _part(name), *_place(name)[1:]), []).append(layer)
+    return [(block, _label(part, block, *rest), members) for (block, part, *rest), members in groups.items()]
+
+
+def _label(*words: str) -> str:
+    return " ".join(dict.fromkeys(filter(None, words)))
 
 
 def _draw_norms(figure: Any, axis: Any, rows: Rows) -> None:

@@ -21,27 +21,36 @@ from .metrics import crossed_interval
 ALIGNMENTS = {  # score: its title
     "content": "content alignment",
     "style": "style alignment",
+    "csd": "style alignment (CSD)",
     "prompt": "prompt alignment",
     "average": "average alignment",
     "diversity": "diversity between seeds",
 }
-SHARES = {  # of images, as the classifiers name them
+SHARES = {  # of images: as the classifiers name them, and as a vision-language model answers
     "content_right": "content right",
     "style_right": "style right",
     "both_right": "both right",
+    "weaker_right": "weaker of content and style right",
     "background_right": "background right",
     "colour_right": "colour right",
     "leak_content": "leaked content",
     "leak_style": "leaked style",
     "leak_background": "leaked background",
     "leak_colour": "leaked colour",
+    "vlm_content": "content right (VLM)",
+    "vlm_style": "style right (VLM)",
+    "vlm_both": "both right (VLM)",
+    "vlm_weaker": "weaker of content and style (VLM)",
+    "vlm_prompt": "prompt right (VLM)",
+    "vlm_silent": "no verdict (VLM)",
 }
 SCORES = {**ALIGNMENTS, **SHARES}
 IDENTITY = ("file", "row", "content_name", "style_name", "prompt_text", "seed", "training_seed")
 Record = Mapping[str, Any]
 
 CELL = 128  # pixels of one image of the sheet
-MAX_PAIRS, MAX_ROWS = 24, 12  # of the sheet
+MAX_PAIRS, ROWS_ACROSS = 24, 16  # of the sheet
+MAX_LINES = 96  # of its images: a side of a WebP image has at most 16,383 pixels
 
 
 def summarise(records: Sequence[Record], baseline: str | None = None) -> dict[str, Any]:
@@ -223,14 +232,28 @@ def _write_csv(path: Path, records: Sequence[Record]) -> None:
 def sheet(shots: Sequence[Shot]) -> Image.Image:
     """A line per pair: a reference of either kind, then one image of each row, with the same prompt and seed.
 
-    At most 24 pairs, spread over all of them, and 12 rows; white where a row has no such image.
+    More than 16 rows go on in further blocks below, each with its references. At most 24 pairs, fewer where there are
+    so many blocks that they would not fit, spread over all of them; white where a row has no such image.
     """
-    rows = list(dict.fromkeys(shot.row for shot in shots))[:MAX_ROWS]
+    rows = list(dict.fromkeys(shot.row for shot in shots))
+    blocks = ceil(len(rows) / ROWS_ACROSS)
+    across = ceil(len(rows) / blocks)
     every = list(dict.fromkeys(shot.pair for shot in shots))
-    step = max(1, ceil(len(every) / MAX_PAIRS))
+    shown = every[:: ceil(len(every) / max(1, min(MAX_PAIRS, MAX_LINES // blocks)))]
+    lines = {pair: [shot for shot in shots if shot.pair == pair] for pair in shown}
+    parts = [_block(lines, rows[start : start + across]) for start in range(0, len(rows), across)]
+    whole = Image.new("RGB", (parts[0].width, sum(part.height for part in parts)), "white")
+    top = 0
+    for part in parts:
+        whole.paste(part, (0, top))
+        top += part.height
+    return whole
+
+
+def _block(lines: Mapping[tuple[str, str], Sequence[Shot]], rows: Sequence[str]) -> Image.Image:
+    """Some rows of the sheet: a line for each pair, out of its images."""
     cells, labels = [], []
-    for pair in every[::step]:
-        of_pair = [shot for shot in shots if shot.pair == pair]
+    for pair, of_pair in lines.items():
         first = of_pair[0]
         same = {
             shot.row: shot

@@ -7,6 +7,8 @@ from ..config.presets import PRESETS
 from ..config.sampling import DrawnWith
 from ..core.errors import UserError
 
+CSD = "csd:"  # before the place of a checkpoint of Contrastive Style Descriptors
+CSD_NAME = "tomg-group-umd/CSD-ViT-L"  # the published one
 REFERENCES = "references whose noised copies are looked at (default: images that the base model draws)"
 PROMPTS = "what calls the two together (default: the prompts in the files, as one)"
 
@@ -43,6 +45,10 @@ class EvaluateConfig(DrawnWith):
     prompt_extractor: str = setting(
         "model of prompt alignment (CLIP), written likewise", PRESETS["sdxl"]["evaluate"]["prompt_extractor"]
     )
+    csd_extractor: str | None = setting(
+        "model of a second style alignment, csd:PLACE: file, folder or Hugging Face name of a CSD checkpoint",
+        None,
+    )
     content_judge: str | None = setting(
         "image classifier that names contents, for manifests with labels", None
     )
@@ -54,8 +60,14 @@ class EvaluateConfig(DrawnWith):
         "image classifier that names the main colour of what is shown, for labels and leaks", None
     )
 
+    vlm: ModelName | None = setting(
+        "vision-language model that is asked yes or no of every image: folder or Hugging Face name", None
+    )
+
     def __post_init__(self) -> None:
         super().__post_init__()
+        if self.csd_extractor and not self.csd_extractor.startswith(CSD):
+            raise UserError(f"--csd-extractor {self.csd_extractor}: write csd:PLACE, as csd:{CSD_NAME}")
         files = [name for name in ("content_file", "style_file", "lora_file") if getattr(self, name)]
         if self.pictures:
             if given := [*files, *(["prompts"] if self.prompts else [])]:
@@ -77,7 +89,7 @@ class InspectConfig:
     """Settings of one inspection. Raises UserError for a value that cannot work."""
 
     file: InputPath = setting(
-        "a content file, a style file, a fused file of the second stage, or any other LoRA file"
+        "a content file, a style file, a fused file of the second stage, any other LoRA file, or a method's file"
     )
     output: OutputPath = setting("folder for inspection.json and inspection.png", "outputs/inspection")
     style_file: InputPath | None = setting("a style file: FILE is the content that it is composed with", None)

@@ -8,6 +8,7 @@ from ..config.fields import check, flag, read_yaml, setting
 from ..core.errors import UserError
 from ..core.where import matches
 from ..data.dataset import called
+from ..evaluation.settings import EvaluateConfig
 from ..methods.registry import method
 
 
@@ -72,6 +73,8 @@ class Study:
                 raise UserError(f"{name}: empty; a study needs at least one")
         rows = {name: build(Row, row or {}, f"row {name!r}") for name, row in self.rows.items()}
         object.__setattr__(self, "rows", rows)
+        # Read when all is drawn: what is wrong with them should not wait that long.
+        build(EvaluateConfig, {**self.evaluate, "pictures": "."}, "evaluate")
         for label in self.labels.values():
             if isinstance(label, list) and len(label) != len(self.prompts):
                 raise UserError(f"labels: {len(label)} for {len(self.prompts)} prompts; give one for each")

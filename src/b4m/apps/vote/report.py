@@ -2,19 +2,20 @@
 
 import csv
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from ...core.errors import UserError
 from ...core.storage import write_atomic, write_text
 from .figure import figure
-from .questions import VOTES, Study, read_study
+from .questions import ASKED, IMAGES, VOTES, Question, Study, read_study
 from .settings import ReportConfig
-from .store import Store
+from .store import Cast, Store
 from .tally import Counted, count, tally
 
-FOLDER = "report"
+FOLDER, ANSWERS = "report", "answers"
+Witness = Callable[[Sequence[tuple[Question, Cast]]], dict[str, Any]]
 TITLES = {  # of what was asked
     "content": "Study I: closest to the content",
     "style": "Study I: closest to the style",
@@ -32,24 +33,44 @@ HOW = (
 
 
 def report(config: ReportConfig) -> Path:
-    """Write report/ into the study's folder; its path comes back. Raises UserError: no study, no votes."""
+    """Write report/ into the study's folder; its path comes back. Raises UserError: no study, no votes, no such model.
+
+    What a vision-language model answers is kept in the study's folder, too.
+    """
     folder = Path(config.study)
     study = read_study(folder)
     if not (folder / VOTES).exists():
         raise UserError(f"{folder}: nobody has voted yet; start b4m vote serve {folder}")
     store = Store(folder / VOTES, study.key)
     try:
-        return write_report(folder / FOLDER, study, store)
+        witness = _witness(config.vlm, folder) if config.vlm else None
+        return write_report(folder / FOLDER, study, store, witness=witness)
     finally:
         store.close()
 
 
-def write_report(folder: Path, study: Study, store: Store, notice: str = "") -> Path:
+def _witness(name: str, folder: Path) -> Witness:
+    """A vision-language model's part in the report: a count of votes on one question -> what `beside` finds."""
+    import torch  # takes seconds that a report without it need not wait for
+
+    from ...evaluation.vlm import load_vlm
+    from .witness import beside
+
+    vlm = load_vlm(name, "cuda" if torch.cuda.is_available() else "cpu", folder / ANSWERS)
+    return lambda votes: beside(folder / IMAGES, votes, vlm)
+
+
+def write_report(
+    folder: Path, study: Study, store: Store, notice: str = "", witness: Witness | None = None
+) -> Path:
     """report.md, report.json, shares.csv, votes.csv and bars.png. notice: said first in every one of them."""
     counted = count(study, store.voters(), store.votes())
     numbers = tally(study, counted)
     if not numbers:
         raise UserError(f"{store.path}: no vote that counts yet; let somebody vote, then ask again")
+    if witness:
+        for asked in (name for name in ASKED["alignment"] if name in numbers):
+            numbers[asked]["vlm"] = witness([each for each in counted.votes if each[0].asked == asked])
     facts = {"notice": notice, "ours": study.ours, "voters": _voters(counted), "asked": numbers}
     write_text(folder / "report.json", json.dumps(facts, indent=1, ensure_ascii=False) + "\n")
     write_text(folder / "report.md", as_markdown(study, counted, numbers, notice))
@@ -70,6 +91,10 @@ def as_markdown(study: Study, counted: Counted, numbers: Mapping[str, Any], noti
     for asked, found in numbers.items():
         parts.append(f"## {TITLES[asked]}")
         parts.append(_facts(found))
+        if "vlm" in found:
+            parts.append(
+                f"**A model beside the voters**: {_cell(found['vlm']['model'])}. {_beside(found['vlm'])}"
+            )
         if "against" in found:
             rows = {f"{study.ours}, beside {other}": row for other, row in found["against"].items()}
             parts.append(_table("share", rows, strength=False))
@@ -101,6 +126,18 @@ def _facts(found: Mapping[str, Any]) -> str:
         f"A difference of {100 * power['difference']:.0f} points between {names} needs {power['votes']} votes, that is "
         f"{_many(power['voters'], 'voter')} with {power['votes_each']:.1f} votes each "
         f"(80 % power, 5 % level, design effect {power['design_effect']:.2f})."
+    )
+
+
+def _beside(found: Mapping[str, Any]) -> str:
+    told = f"It tells the choices apart in {found['told_apart']} of {_many(found['questions'], 'question')}"
+    if not found["votes"]:
+        return f"{told}: nothing can be compared."
+    agree, chance, votes = _percent(found["agree"]), _percent(found["chance"]), _many(found["votes"], "vote")
+    mean, *ends = found["beyond"]
+    return (
+        f"{told}; there it says yes to what was chosen in {agree} of {votes}, "
+        f"where blind choices come to {chance}: {_percent(mean)} more {_ends(ends, _percent)}."
     )
 
 

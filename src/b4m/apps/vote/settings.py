@@ -3,7 +3,7 @@
 import ipaddress
 from dataclasses import dataclass
 
-from ...config.fields import InputPath, OutputPath, check, setting
+from ...config.fields import InputPath, ModelName, OutputPath, check, setting
 from ...core.errors import UserError
 
 STUDIES = ("alignment", "success", "consistency")  # user studies I, II and III of the paper
@@ -86,6 +86,9 @@ class ReportConfig:
     """Settings of one report."""
 
     study: InputPath = setting(STUDY)
+    vlm: ModelName | None = setting(
+        "vision-language model that is held against the votes of study I: folder or Hugging Face name", None
+    )
 
     def __post_init__(self) -> None:
         check(self)
