@@ -83,7 +83,7 @@ def read_folder(
         picture, notes = _load(path, captions.get(path), size, fit, alpha, buckets)
         pictures.append(picture)
         findings += [Finding(path, note) for note in notes]
-    return Loaded(pictures, [*findings_of(place), *found.left_out, *findings])
+    return Loaded(pictures, [*findings_of(folder), *found.left_out, *findings])
 
 
 def open_pictures(path: Path | str) -> list[Image.Image]:

@@ -35,12 +35,12 @@ def references(path: Path | str) -> Path:
     return Path(locate(str(path))) if found is None else _kept(found, _stamp(found))
 
 
-def findings_of(folder: Path) -> list[Finding]:
-    """What the user should know of the rows that the images in `folder` were kept from; nothing of other folders."""
-    try:
-        about = json.loads((folder / ABOUT).read_text(encoding="utf-8"))
-    except OSError:
+def findings_of(path: Path | str) -> list[Finding]:
+    """What the user should know of the rows of a data set; nothing of folders, which anybody may have filled."""
+    if parse(str(path)) is None:
         return []
+    folder = references(path)
+    about = json.loads((folder / ABOUT).read_text(encoding="utf-8"))
     return [Finding(folder, what, detail) for what, detail in about.items()]
 
 
