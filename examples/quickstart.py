@@ -9,17 +9,26 @@ from __future__ import annotations
 
 import argparse
 import json
+import multiprocessing
+import os
 import shutil
+import signal
 import sys
 import time
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import Executor, Future, ProcessPoolExecutor, as_completed
+from contextlib import contextmanager
 from dataclasses import asdict
+from functools import cache
 from itertools import product
 from pathlib import Path
+from threading import Thread
 
 ROOT = Path(__file__).resolve().parents[1]
 
 import torch
 from PIL import Image
+from tqdm import tqdm
 
 from b4m.apps.cli import quiet
 from b4m.backbones.protocol import Backbone
@@ -39,8 +48,9 @@ from b4m.sampling.sample import sample, save_png
 from b4m.training.loop import TrainResult, train
 
 REFERENCES = ROOT / "examples" / "references"
-SEEDS = range(16)  # of the scored pictures, for each of the four prompts
 GRID_SEEDS = (0, 1)
+PROCESSES = 2  # content and style are trained side by side
+AT_ONCE = 10  # images of one task: few enough that no process waits long for the other
 # What was learned is what guidance strengthens; as a sum, content and style disturb each other least: docs/method.md.
 GUIDED = {"guidance": 1.5, "negative": "base"}
 SUMMED = {"compose": "predictions"}
@@ -52,7 +62,7 @@ def prompts(content: str, style: str) -> list[str]:
     return [both, *(f"{both} on a {ground} background" for ground in ("white", "navy", "teal"))]
 
 
-def train_all(content: str, style: str, output: Path) -> dict[str, tuple[TrainConfig, TrainResult]]:
+def jobs(content: str, style: str, output: Path) -> dict[str, TrainConfig]:
     """Stage one for the content, stage one for the style, the second stage."""
     folders = {
         "content_dir": str(REFERENCES / "content" / content),
@@ -63,7 +73,7 @@ def train_all(content: str, style: str, output: Path) -> dict[str, tuple[TrainCo
         for kind in ("styles", "contents")
     }
     words = {"content_class": content, "style_class": style}
-    jobs = {
+    settings = {
         "content": {
             "content_dir": folders["content_dir"],
             "partner_dirs": partners["styles"],
@@ -81,26 +91,92 @@ def train_all(content: str, style: str, output: Path) -> dict[str, tuple[TrainCo
             "style_file": str(output / "style" / "style.safetensors"),
         },
     }
-    done = {}
-    for stage, settings in jobs.items():
-        config = resolve(
-            JOBS[stage],
-            preset="embedded",
-            base_model=EMBEDDED,
-            output_dir=str(output / stage),
-            **settings,
-        )
-        done[stage] = config, train(config)
-    return done
+    common = {"preset": "embedded", "base_model": EMBEDDED}
+    return {
+        stage: resolve(JOBS[stage], output_dir=str(output / stage), **common, **own)
+        for stage, own in settings.items()
+    }
 
 
-def draw(
-    backbone: Backbone, files: dict[str, Path], ways: dict[str, str], asked: list[str], seeds
-) -> list[Image.Image]:
-    """Every prompt with every seed, with `files` attached (none: the base model). ways: settings of `sample`."""
+Asked = tuple[str, int]  # a prompt and a seed
+
+
+def draw(files: Mapping[str, Path], ways: Mapping[str, str], asked: Sequence[Asked]) -> list[Image.Image]:
+    """An image each, with `files` attached (none: the base model). ways: settings of `sample`."""
+    backbone = model()
     attach(backbone, **{name: str(path) for name, path in files.items()})
-    texts = [text for text in asked for _ in seeds]
-    return sample(backbone, texts, [*seeds] * len(asked), **GUIDED, **ways)
+    return sample(backbone, *zip(*asked, strict=True), **GUIDED, **ways)
+
+
+@cache
+def model() -> Backbone:
+    """This process's own."""
+    return open_backbone(EMBEDDED)
+
+
+@contextmanager
+def processes(number: int) -> Iterator[Executor]:
+    """So many, which share the cores. Where something fails or is stopped, trainings save their step and end."""
+    threads = max(1, (os.cpu_count() or 1) // number)
+    start = "fork" if sys.platform == "linux" else "spawn"  # a fork has everything imported already
+    context = multiprocessing.get_context(start)
+    pool = ProcessPoolExecutor(number, context, initializer=prepare, initargs=(threads,))
+    before = signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
+    try:
+        yield pool
+    except BaseException:
+        for child in multiprocessing.active_children():
+            child.terminate()
+        raise
+    finally:
+        pool.shutdown(cancel_futures=True)
+        signal.signal(signal.SIGTERM, before)
+
+
+def prepare(threads: int) -> None:
+    """A process of the pool: it ends with the first one, to which a Ctrl-C is left; `train` listens to both itself."""
+    torch.set_num_threads(threads)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    quiet()
+    Thread(target=leave_with_parent, daemon=True).start()
+
+
+def leave_with_parent() -> None:
+    """A process of the pool would wait for work for ever where the first one was killed."""
+    if parent := multiprocessing.parent_process():
+        parent.join()
+        os._exit(1)
+
+
+def make(
+    configs: Mapping[str, TrainConfig], asked: Sequence[Asked]
+) -> tuple[dict[str, TrainResult], dict[str, dict[Asked, Image.Image]]]:
+    """Every stage trained, every variant drawn, each as soon as what it needs is there."""
+    drawn: dict[str, list[Future]] = {}
+    with processes(min(PROCESSES, os.cpu_count() or 1)) as pool:
+
+        def drawing(variant: str, files: Mapping[str, Path], ways: Mapping[str, str]) -> None:
+            parts = [asked[start : start + AT_ONCE] for start in range(0, len(asked), AT_ONCE)]
+            drawn[variant] = [pool.submit(draw, files, ways, part) for part in parts]
+
+        trained = {stage: pool.submit(train, configs[stage]) for stage in ("content", "style")}
+        drawing("base model", {}, {})
+        pair = {"content_file": trained["content"].result().path}
+        drawing("content only", dict(pair), {})
+        pair["style_file"] = trained["style"].result().path
+        trained["second"] = pool.submit(train, configs["second"])
+        drawing("style only", {"style_file": pair["style_file"]}, {})
+        fused = {"lora_file": trained["second"].result().path}
+        drawing("both, fused by the second stage", fused, {})
+        drawing("both, as a sum of predictions", pair, SUMMED)
+        for _ in tqdm(as_completed(sum(drawn.values(), [])), "drawing", sum(map(len, drawn.values()))):
+            pass
+        images = {
+            variant: dict(zip(asked, [image for part in parts for image in part.result()], strict=True))
+            for variant, parts in drawn.items()
+        }
+    return {stage: future.result() for stage, future in trained.items()}, images
 
 
 SCORES = {
@@ -115,15 +191,19 @@ SCORES = {
 
 
 def measure(
-    drawn: dict[str, list[Image.Image]], asked: list[str], content: str, style: str, output: Path
+    drawn: Mapping[str, Mapping[Asked, Image.Image]],
+    scored: Sequence[Asked],
+    content: str,
+    style: str,
+    output: Path,
 ) -> dict[str, dict[str, Interval]]:
     """Every variant's alignment scores and the judges' verdicts, with 95 % intervals over its pictures."""
     labels = {"content": f"{content} instance", "style": style}
     shots = []
     for variant, pictures in drawn.items():
-        for number, (picture, (text, seed)) in enumerate(zip(pictures, product(asked, SEEDS), strict=True)):
+        for number, (text, seed) in enumerate(scored):
             path = output / "pictures" / variant.replace(" ", "-") / f"{number:02d}_seed{seed}.png"
-            save_png(path, picture, {"prompt": text, "seed": str(seed)})
+            save_png(path, pictures[text, seed], {"prompt": text, "seed": str(seed)})
             plain = in_plain_words(text, ("snq", "w@z"))
             folders = REFERENCES / "content" / content, REFERENCES / "style" / style
             shots.append(Shot(path, plain, seed, content, style, *folders, row=variant, labels=labels))
@@ -141,10 +221,14 @@ def measure(
     }
 
 
-def show(columns: dict[str, list[Image.Image]], asked: list[str], content: str, style: str) -> Image.Image:
+def show(
+    drawn: Mapping[str, Mapping[Asked, Image.Image]], asked: list[str], content: str, style: str
+) -> Image.Image:
     """References and every variant's pictures side by side, a row for each prompt and seed."""
+    shown = [*product(asked, GRID_SEEDS)]
+    columns = {variant: [images[each] for each in shown] for variant, images in drawn.items()}
     size = next(iter(columns.values()))[0].width
-    rows = [f"{text} (seed {seed})" for text in asked for seed in GRID_SEEDS]
+    rows = [f"{text} (seed {seed})" for text, seed in shown]
 
     def references(kind: str, name: str) -> list[Image.Image]:
         found = [
@@ -184,22 +268,15 @@ def main() -> int:
     parser.add_argument(
         "--style", default="chalk", choices=[p.name for p in sorted((REFERENCES / "style").iterdir())]
     )
+    parser.add_argument("--seeds", type=int, default=4, help="scored pictures of each prompt (default 4)")
     parser.add_argument("--output", type=Path, default=Path("outputs/quickstart"))
     options = parser.parse_args()
+    if options.seeds < 1:
+        raise UserError(f"--seeds {options.seeds}: must be at least 1")
     content, style, output = options.content, options.style, options.output
     start = time.time()
     quiet()
 
-    stages = train_all(content, style, output)
-    pair = {"content_file": stages["content"][1].path, "style_file": stages["style"][1].path}
-    variants = {
-        "base model": ({}, {}),
-        "content only": ({"content_file": pair["content_file"]}, {}),
-        "style only": ({"style_file": pair["style_file"]}, {}),
-        "both, fused by the second stage": ({"lora_file": stages["second"][1].path}, {}),
-        "both, as a sum of predictions": (pair, SUMMED),
-    }
-    backbone = open_backbone(EMBEDDED)
     asked = prompts(content, style)
     shown = [
         asked[0],
@@ -207,14 +284,16 @@ def main() -> int:
         f"a photo of a snq {content} on a teal background",
         f"a purple house in w@z {style} style",
     ]
-    columns = {name: draw(backbone, *how, shown, GRID_SEEDS) for name, how in variants.items()}
-    for _, result in stages.values():
+    scored = [*product(asked, range(options.seeds))]
+    wanted = dict.fromkeys([*scored, *product(shown, GRID_SEEDS)])
+    configs = jobs(content, style, output)
+    trained, drawn = make(configs, [*wanted])
+    for result in trained.values():
         write_atomic(
             output / result.path.name, lambda partial, made=result.path: shutil.copyfile(made, partial)
         )
-    save_png(output / "grid.png", show(columns, shown, content, style), {"content": content, "style": style})
-    drawn = {name: draw(backbone, *how, asked, SEEDS) for name, how in variants.items()}
-    scores = measure(drawn, asked, content, style, output)
+    save_png(output / "grid.png", show(drawn, shown, content, style), {"content": content, "style": style})
+    scores = measure(drawn, scored, content, style, output)
 
     report = {
         "content": content,
@@ -222,18 +301,18 @@ def main() -> int:
         "seconds": round(time.time() - start, 1),
         "stages": {
             name: {
-                "settings": asdict(config),
+                "settings": asdict(configs[name]),
                 "seconds": result.seconds,
                 "peak_mb": result.peak_mb,
                 "file": str(result.path),
                 "losses": result.losses,
             }
-            for name, (config, result) in stages.items()
+            for name, result in trained.items()
         },
         "scores": {
             "prompts": asked,
-            "seeds": [*SEEDS],
-            "pictures": len(asked) * len(SEEDS),
+            "seeds": [*range(options.seeds)],
+            "pictures": len(scored),
             **GUIDED,
             "intervals": "mean, low, high: 95 % bootstrap over the pictures of this one pair",
             **{
@@ -244,7 +323,7 @@ def main() -> int:
         "threads": torch.get_num_threads(),
     }
     write_text(output / "report.json", json.dumps(report, indent=1) + "\n")
-    print(table(scores), f"{len(asked) * len(SEEDS)} pictures each; intervals over pictures", sep="\n")
+    print(table(scores), f"{len(scored)} pictures each; intervals over pictures", sep="\n")
     print(
         f"\n{report['seconds']:.0f} s. Look at {output / 'grid.png'}; all numbers are in {output / 'report.json'}"
     )
@@ -257,3 +336,5 @@ if __name__ == "__main__":
     except UserError as error:
         print(f"b4m: error: {error}", file=sys.stderr)
         raise SystemExit(2) from None
+    except KeyboardInterrupt:
+        raise SystemExit(130) from None

@@ -1,13 +1,19 @@
 """What a newcomer meets first: the README's commands, the scripts, the quickstart from end to end."""
 
 import json
+import multiprocessing
 import os
 import re
 import subprocess
 import sys
+import time
+from concurrent.futures import Executor, Future
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+import torch
 import yaml
 
 from b4m.apps.cli import COMMANDS, main
@@ -15,6 +21,7 @@ from b4m.config.fields import flag
 from b4m.config.presets import PRESETS
 from b4m.config.resolve import resolve
 from b4m.config.training import JOBS
+from b4m.core.errors import UserError
 from b4m.data.images import load_folder
 from b4m.evaluation.manifest import read_manifest
 
@@ -42,7 +49,13 @@ def test_readme_flags_are_flags():
     settings = [command.settings for command in COMMANDS.values() if command.settings]
     known = {flag(name) for cls in settings for name in cls.__dataclass_fields__}
     known |= {"--preset", "--config", "--dry-run", "--help"}  # of the commands
-    known |= {"--content", "--style", "--output", "--num_processes"}  # of the quickstart and accelerate
+    known |= {
+        "--content",
+        "--style",
+        "--output",
+        "--seeds",
+        "--num_processes",
+    }  # of the quickstart and accelerate
     assert set(re.findall(r"(?<=[\s`(])--[a-z_-]+", README)) <= known
 
 
@@ -60,6 +73,40 @@ def test_example_configs_are_settings():
         assert yaml.safe_load(file.read_text())["preset"] == "sdxl"
 
 
+@contextmanager
+def in_this_process(number: int):
+    """In place of the quickstart's processes: a fork of this one would find the threads of other tests gone."""
+
+    class Here(Executor):
+        def submit(self, function, *given):
+            done = Future()
+            done.set_result(function(*given))
+            return done
+
+    yield Here()
+
+
+def threads_and_process() -> tuple[int, int]:
+    return torch.get_num_threads(), os.getpid()
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere processes begin anew, which takes seconds")
+def test_the_quickstarts_processes_share_the_cores_and_end(monkeypatch):
+    monkeypatch.syspath_prepend(str(ROOT / "examples"))
+    import quickstart
+
+    with quickstart.processes(2) as pool:
+        threads, process = pool.submit(threads_and_process).result()
+    assert threads == max(1, os.cpu_count() // 2) and process != os.getpid()
+    with pytest.raises(UserError, match="no such"), quickstart.processes(2) as pool:
+        under_way = [pool.submit(time.sleep, 600) for _ in range(2)]
+        while not all(future.running() for future in under_way):
+            time.sleep(0.01)
+        raise UserError("no such file")
+    assert all(isinstance(future.exception(), BrokenProcessPool) for future in under_way), "not waited for"
+    assert not multiprocessing.active_children()
+
+
 def test_the_quickstart_writes_what_it_promises(tmp_path, monkeypatch, capsys):
     """Two steps a stage and one seed: every file, every variant, every number, none of the skill."""
     monkeypatch.syspath_prepend(str(ROOT / "examples"))
@@ -67,8 +114,8 @@ def test_the_quickstart_writes_what_it_promises(tmp_path, monkeypatch, capsys):
 
     for row in ("train", "content", "second"):
         monkeypatch.setitem(PRESETS["embedded"][row], "steps", 2)
-    monkeypatch.setattr(quickstart, "SEEDS", range(1))
-    monkeypatch.setattr(sys, "argv", ["quickstart.py", "--output", str(tmp_path / "out")])
+    monkeypatch.setattr(quickstart, "processes", in_this_process)
+    monkeypatch.setattr(sys, "argv", ["quickstart.py", "--seeds", "1", "--output", str(tmp_path / "out")])
     assert quickstart.main() == 0
     report = json.loads((tmp_path / "out/report.json").read_text())
     for name in ("content.safetensors", "style.safetensors", "pytorch_lora_weights.safetensors"):
@@ -101,7 +148,8 @@ def test_the_whole_quickstart_teaches_content_and_style(tmp_path):
     """Content and style accuracy of the fused result clearly above the base model's."""
     out = tmp_path / "quickstart"
     env = {**os.environ, "PYTHONPATH": str(ROOT / "src")}
-    subprocess.run([sys.executable, ROOT / "examples/quickstart.py", "--output", out], check=True, env=env)
+    command = [sys.executable, ROOT / "examples/quickstart.py", "--seeds", "16", "--output", out]
+    subprocess.run(command, check=True, env=env)
     scores = json.loads((out / "report.json").read_text())["scores"]
     assert scores["pictures"] >= 64
     both, base = scores["both, as a sum of predictions"], scores["base model"]

@@ -1,6 +1,7 @@
 """What the rest of the house asks of a model family, and nothing else: one file each fills it."""
 
 from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
 from typing import Any, ClassVar, Protocol, Self, runtime_checkable
 
 import torch
@@ -33,6 +34,14 @@ class BySample(Attached, Protocol):
 
     def arguments(self, content: Strength, style: Strength) -> dict[str, Any] | None:
         """As above; a strength of all samples, or of each."""
+
+
+@runtime_checkable
+class Folds(Attached, Protocol):
+    """One that can be as fast as the base model alone while its dials stay where they are."""
+
+    def folding(self) -> AbstractContextManager[None]:
+        """While it lasts, images are drawn with few pairs of dials. The base model's own weights are left alone."""
 
 
 @runtime_checkable

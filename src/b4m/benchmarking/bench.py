@@ -6,6 +6,7 @@ import platform
 import tempfile
 import time
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -29,6 +30,7 @@ from ..training.logbook import Logbook
 from ..training.loop import Loop, Mark, no_mark
 from ..training.progress import Progress
 from ..training.start import Ready
+from .concept import concepts
 from .models import base, beside, job, random_cache
 from .profiling import profiled, tflop
 from .report import ratios, row
@@ -87,8 +89,8 @@ def bench(config: BenchConfig) -> dict:
         raise UserError("--device cuda: torch sees no CUDA device here")
     cuda = config.device != "cpu" and torch.cuda.is_available()
     device = torch.device("cuda" if cuda else "cpu")
-    with tempfile.TemporaryDirectory() as folder:
-        contenders, facts = _contenders(config, device, Path(folder))
+    with tempfile.TemporaryDirectory() as folder, ExitStack() as stack:
+        contenders, facts = _contenders(config, device, Path(folder), stack)
         for number in range(config.warm_up + config.steps):
             for contender in contenders:
                 clock = Clock(device)
@@ -99,6 +101,10 @@ def bench(config: BenchConfig) -> dict:
     report = {"settings": dataclasses.asdict(config), "machine": machine(device), "model": facts}
     rows = [row(contender, rates) for contender in contenders]
     report |= {"matmul_tflop_per_second": rates, "rows": rows, "ratios": ratios(rows)}
+    write_text(config.output, json.dumps(report, indent=1) + "\n")  # kept if what follows is cut
+    if config.rivals == "all":
+        with tempfile.TemporaryDirectory() as folder:
+            report["concepts"] = concepts(config, Path(folder))
     write_text(config.output, json.dumps(report, indent=1) + "\n")
     return report
 
@@ -134,8 +140,13 @@ def _cpu() -> str:
     return f"{platform.machine()} {torch.backends.cpu.get_cpu_capability()}"
 
 
-def _contenders(config: BenchConfig, device: torch.device, folder: Path) -> tuple[list[Contender], dict]:
-    """Everything to be measured, each step taken once: its arithmetic and memory are known then."""
+def _contenders(
+    config: BenchConfig, device: torch.device, folder: Path, stack: ExitStack
+) -> tuple[list[Contender], dict]:
+    """Everything to be measured, each step taken once: its arithmetic and memory are known then.
+
+    stack: to be closed when the last step has been taken.
+    """
     model = base(config, device)
     bare = model.denoiser
     contenders = []
@@ -145,8 +156,10 @@ def _contenders(config: BenchConfig, device: torch.device, folder: Path) -> tupl
     _randomize(_learner(second).stacks.pairs)
     contenders.append(_training("second stage", "ours", second))
     contenders.append(Contender("inference", "base", _denoising(model, second), GUIDED_SAMPLES))
-    ours = _denoising(second.learner.backbone, second)
-    contenders.append(Contender("inference", "ours, two dials", ours, GUIDED_SAMPLES))
+    folded = _denoising(_folded(model, second, stack), second)
+    contenders.append(Contender("inference", "ours", folded, GUIDED_SAMPLES))
+    dialled = _denoising(second.learner.backbone, second)
+    contenders.append(Contender("inference", "ours, dials of each sample", dialled, GUIDED_SAMPLES))
     if config.rivals != "none":
         contenders += _rivals(config, folder, model, one, second)
     for contender in contenders:
@@ -237,13 +250,23 @@ def _denoising(backbone: Backbone, loop: Loop) -> Callable[[int, Mark], None]:
     return step
 
 
+def _folded(model: Backbone, loop: Loop, stack: ExitStack) -> Backbone:
+    """The same model with an adapter of its own, folded until `stack` is closed, as `sample` folds it for one call."""
+    backbone = beside(model, sharing(model.denoiser))
+    like = _learner(loop).adapter
+    adapter = Adapter.install(backbone.denoiser, like.spec, like.choice)
+    _randomize(adapter.pairs())
+    stack.enter_context(adapter.folding())
+    return backbone
+
+
 def _rivals(
     config: BenchConfig, folder: Path, model: Backbone, one: Loop, second: Loop
 ) -> Iterator[Contender]:
     adapter = _learner(one).adapter
     make = partial(LoraAdapter, layers=list(adapter.layers), rank=adapter.spec.rank)
     yield _training("stage one", "ordinary LoRA", _loop(config, "content", folder, model, make=make))
-    if config.rivals == "all":
+    if config.rivals in ("all", "steps"):
         yield _published_flow(model, one)
     makers = {
         "ours": _stacked_step,

@@ -57,4 +57,29 @@ def shown(report: dict) -> str:
         )
     rates = ", ".join(f"{name} {rate:.3f}" for name, rate in report["matmul_tflop_per_second"].items())
     lines += [f"{name}: {ratio:.3f}" for name, ratio in report["ratios"].items()]
-    return "\n".join([*lines, f"matmul TFLOP/s: {rates}"])
+    return "\n".join([*lines, f"matmul TFLOP/s: {rates}", *_concepts(report.get("concepts", ()))])
+
+
+CONCEPT = {  # column of a concept's row -> its title
+    "seconds": "s to file",
+    "first_image_seconds": "s to image",
+    "cpu_seconds": "CPU s",
+    "peak_mb": "MB",
+    "peak_gpu_mb": "GPU MB",
+    "content": "content",
+    "prompt": "prompt",
+    "content_right": "right",
+}
+
+
+def _concepts(rows: Sequence[dict]) -> list[str]:
+    """Whole concepts as lines of a table; nothing without any."""
+    if not rows:
+        return []
+    lines = [f"{'a whole concept':34}" + "".join(f"{title:>11}" for title in CONCEPT.values())]
+    for row in rows:
+        cells = [f"{row[name]:>11.3g}" if name in row else f"{'':>11}" for name in CONCEPT]
+        lines.append(
+            f"{row['name']:34}" + "".join(cells) + (f"  {row['problem']}" if "problem" in row else "")
+        )
+    return lines

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from ..config.fields import ModelName, OutputPath, check, setting
+from ..config.fields import ModelName, OutputPath, check, flag, setting
 from ..core.errors import UserError
 
 
@@ -33,14 +33,28 @@ class BenchConfig:
     rows_per_pass: int | None = setting("rows in one pass (default: all)", None, low=1)
     compile: bool = setting("compile the repeated blocks of our own contenders with torch.compile", False)
     rivals: str = setting(
-        "what to measure beside ours: the published flow, an ordinary LoRA and other optimizers; light leaves out the "
-        "published flow, which needs a copy of the model in float32",
-        "all",
-        choices=("all", "light", "none"),
+        "what to measure beside ours: steps of the published flow, an ordinary LoRA and other optimizers; light leaves "
+        "out the published flow, which needs a copy of the model in float32; all goes on with whole concepts, each a "
+        "process from its start to a file that is scored, on --base-model or the embedded base",
+        "steps",
+        choices=("all", "steps", "light", "none"),
+    )
+    concept_steps: int | None = setting(
+        "for --rivals all: steps of a whole concept (default: its preset's)", None, low=1
+    )
+    peer: str | None = setting(
+        "for --rivals all: a command line to put beside ours, which writes a LoRA into {output}; {images}, {prompt}, "
+        "{base-model}, {steps}, {batch}, {rank}, {lr}, {resolution} and {mixed-precision} are filled in",
+        None,
     )
 
     def __post_init__(self) -> None:
         check(self)
+        for name in ("concept_steps", "peer"):
+            if getattr(self, name) is not None and self.rivals != "all":
+                raise UserError(
+                    f"{flag(name)} goes with --rivals all: without it no whole concept is trained"
+                )
         for name, large, small in (("resolution", 512, 64), ("rank", 64, 32)):
             if getattr(self, name) is None:
                 object.__setattr__(self, name, small if self.size == "small" else large)

@@ -1,6 +1,7 @@
 """The adapter on a UNet: the modules that hold B, D, A, C, and the attention processor that carries them."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 
 import torch
 import torch.nn.functional as F
@@ -13,6 +14,7 @@ from .composing import Strength, runs
 from .plp import FACTORS, BasisSpec, basis, compose, start
 
 PROJECTIONS = ("to_q", "to_k", "to_v", "to_out.0")
+Fold = tuple[Tensor, Tensor | None]  # a weight (m, n) and a bias (m,)
 STOCK_PROCESSORS = (AttnProcessor, AttnProcessor2_0)  # both compute what PLPAttnProcessor adds to
 
 
@@ -73,6 +75,7 @@ class PLPLinear(nn.Module):
         self.register_buffer("A", A, persistent=False)
         self.register_buffer("C", C, persistent=False)
         self.B, self.D = map(nn.Parameter, start(spec, layer, m, n))
+        self.folds: dict[tuple[float, float], Fold | None] | None = None  # by strengths, while `folding`
 
     def forward(
         self,
@@ -97,6 +100,12 @@ class PLPLinear(nn.Module):
         samples = x.shape[0]
         if content_samples is not None and not 0 <= content_samples <= samples:
             raise ValueError(f"content_samples is {content_samples}, but the batch has {samples} samples")
+        if self.folds is not None and onto is not None and not torch.is_grad_enabled():
+            key = content_strength, style_strength
+            if key not in self.folds:
+                self.folds[key] = self._fold(onto, x.dtype, *key)
+            if (folded := self.folds[key]) is not None:
+                return F.linear(x, *folded)
         kind = x.device.type
         if torch.amp.is_autocast_available(kind) and torch.is_autocast_enabled(kind):
             x = x.to(torch.get_autocast_dtype(kind))
@@ -111,6 +120,16 @@ class PLPLinear(nn.Module):
         y = _RoutedProduct.apply(flat, W, b, self.A, B, self.C, D, content_end, style_start)
         y = y.unflatten(0, x.shape[:-1])
         return y if onto is None or W is not None else onto(x) + y
+
+    def _fold(self, onto: nn.Module, dtype: torch.dtype, content: float, style: float) -> Fold | None:
+        """onto's W + dW at these strengths, summed in float32 and rounded once to W's dtype; and its bias.
+
+        None: onto's weight cannot be read as it is.
+        """
+        if type(onto) is not nn.Linear or not _is_plain(onto.weight, dtype):
+            return None
+        W_up, W_down = compose(self.A, content * self.B, self.C, style * self.D)
+        return torch.addmm(onto.weight.float(), W_up, W_down).to(dtype), onto.bias
 
     def _by_runs(self, x: Tensor, content: Strength, style: Strength, onto: nn.Module | None) -> Tensor:
         """Samples of equal strengths together, so that none pays for what it does not use."""
@@ -137,6 +156,7 @@ class PLPAttnProcessor(nn.Module):
     def __init__(self, layers: Mapping[str, PLPLinear]) -> None:
         super().__init__()
         self.layers = nn.ModuleDict({name.replace(".", "_"): layer for name, layer in layers.items()})
+        self._by_name = dict(self.layers.items())  # the same without a module's slow attribute access
 
     # Not `forward`: Diffusers reads the signature of `__call__` to tell which cross_attention_kwargs to pass.
     def __call__(
@@ -156,9 +176,10 @@ class PLPAttnProcessor(nn.Module):
         """
 
         def project(name: str, linear: nn.Module, x: Tensor) -> Tensor:
-            if name not in self.layers:
+            layer = self._by_name.get(name)
+            if layer is None:
                 return linear(x)
-            return self.layers[name](x, content_samples, content_strength, style_strength, linear)
+            return layer(x, content_samples, content_strength, style_strength, linear)
 
         x = hidden_states if attn.spatial_norm is None else attn.spatial_norm(hidden_states, temb)
         if hidden_states.ndim == 4:
@@ -256,6 +277,22 @@ class Adapter:
         for layer in self.layers.values():
             layer.to(device)
         return self
+
+    @contextmanager
+    def folding(self) -> Iterator[None]:
+        """While it lasts, a sample without gradients passes W + dW of its strengths as one weight.
+
+        These are copies beside the base model's own weights, which are left alone: one of every adapted layer for each
+        pair of strengths that comes up. B and D must not change meanwhile. Quantized layers, and those of another
+        dtype than their input, go on as without.
+        """
+        for layer in self.layers.values():
+            layer.folds = {}
+        try:
+            yield
+        finally:
+            for layer in self.layers.values():
+                layer.folds = None
 
     def parameters_of(self, kind: str) -> list[nn.Parameter]:
         """B of every layer for "content", D for "style", in layer order."""

@@ -22,7 +22,7 @@ from ..maths.adapter import Adapter
 from ..maths.plp import FACTORS
 from ..maths.riemannian import RiemannianAdamW, RiemannianSGD
 from .denoising import DenoisingTask
-from .factors import AttachedFactors, FactorLearner, concept_of, prodigy, save_concepts, save_fused, spec_of
+from .factors import FactorLearner, FinishedFactors, concept_of, prodigy, save_concepts, save_fused, spec_of
 from .prior import draw_prior, with_prior
 from .protocol import Pair, Task
 
@@ -182,14 +182,14 @@ class B4M:
         """A content, a style, both composed, or a fused file taken apart again."""
         refuse_method_files(files)
         if "lora" in files:
-            return AttachedFactors(_take_apart(backbone, files["lora"]), backbone)
+            return FinishedFactors(_take_apart(backbone, files["lora"]), backbone)
         concepts = {role: opened.concept for role, opened in files.items() if opened.concept}
         names = {role: opened.where for role, opened in files.items()}
         if len(concepts) == 2:
             for role, concept in concepts.items():
                 check_base(concept.unet_hash, backbone.denoiser, names[role], backbone.name)
             check_pair(concepts["content"], concepts["style"])
-        return AttachedFactors(install(backbone, concepts, names), backbone)
+        return FinishedFactors(install(backbone, concepts, names), backbone)
 
 
 class Composed(B4M):

@@ -1,7 +1,7 @@
 """Learning B and D of every layer (Sec. 4.1 and 4.2): what b4m's jobs and joint training share."""
 
 from collections.abc import Mapping
-from contextlib import redirect_stdout
+from contextlib import AbstractContextManager, nullcontext, redirect_stdout
 from functools import cached_property
 from pathlib import Path
 from typing import Any, ClassVar
@@ -9,6 +9,7 @@ from typing import Any, ClassVar
 import torch
 from torch import nn
 
+from ..backbones.footprint import free_bytes
 from ..backbones.latent_diffusion import denoiser_hash
 from ..backbones.protocol import Backbone
 from ..config.training import LORA_FILE, Factors, TrainConfig
@@ -90,6 +91,10 @@ def prodigy(learner: FactorLearner) -> torch.optim.Optimizer:
         return Prodigy(learner.parameters, lr=config.lr, weight_decay=config.weight_decay)
 
 
+SUMMED = 2  # copies of the adapted weights, of a sum of predictions: v(1, 0) and v(0, 1)
+SPARED = 0.5  # share of the free memory that they may take
+
+
 class AttachedFactors:
     """B and D on a denoiser, with a dial for each."""
 
@@ -103,6 +108,17 @@ class AttachedFactors:
 
     def remove(self) -> None:
         self.adapter.remove(self.backbone.denoiser)
+
+
+class FinishedFactors(AttachedFactors):
+    """B and D that learn no more, so that sampling may fold them into copies of the weights."""
+
+    def folding(self) -> AbstractContextManager[None]:
+        """`Adapter.folding`; nothing where memory is short: then images take longer."""
+        denoiser = self.backbone.denoiser
+        copy = sum(denoiser.get_submodule(name).weight.nbytes for name in self.adapter.layers)
+        scarce = SUMMED * copy > SPARED * free_bytes(denoiser.device)
+        return nullcontext() if scarce else self.adapter.folding()
 
 
 def spec_of(config: Factors) -> BasisSpec:

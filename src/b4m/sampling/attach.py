@@ -1,10 +1,11 @@
 """Trained files onto a base model and off again, whichever method made them."""
 
 from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 from ..backbones.latent_diffusion import check_base
-from ..backbones.protocol import Backbone, BySample
+from ..backbones.protocol import Backbone, BySample, Folds
 from ..core.errors import UserError
 from ..files.opening import BASE, open_role
 from ..maths.composing import Strength
@@ -48,6 +49,11 @@ def detach(backbone: Backbone) -> None:
     if backbone.attached is not None:
         backbone.attached.remove()
         backbone.attached = None
+
+
+def folding(backbone: Backbone) -> AbstractContextManager[None]:
+    """While it lasts, what is attached costs next to nothing where its dials stay as they are."""
+    return backbone.attached.folding() if isinstance(backbone.attached, Folds) else nullcontext()
 
 
 def dials(backbone: Backbone, content: Strength, style: Strength) -> dict[str, Any] | None:

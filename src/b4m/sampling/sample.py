@@ -1,7 +1,7 @@
 """Images from prompts and seeds, for generate, previews, evaluation and studies alike."""
 
-from collections.abc import Iterable, Sequence
-from contextlib import nullcontext
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 
 import torch
@@ -17,7 +17,7 @@ from ..core.errors import UserError
 from ..core.storage import write_atomic
 from ..data.findings import brief, quoted
 from ..maths.composing import BASE, COMPOSING
-from .attach import dials
+from .attach import dials, folding
 from .composed import composed
 from .told import told
 
@@ -57,10 +57,9 @@ def sample(
     if backbone.attached is None:
         dials(backbone, content_strength, style_strength)  # refuses what would say nothing
     asked = COMPOSING[compose](content_strength, style_strength)
-    scheduler, pipe.scheduler = pipe.scheduler, backbone.sampler(steps)
     at_once = max(1, min(SAMPLES_AT_ONCE, PIXELS_AT_ONCE // (width * height)) // len(asked))
     images = []
-    try:
+    with _sampler(backbone, steps), folding(backbone):
         for start in range(0, len(prompts), at_once):
             some = slice(start, start + at_once)
             if embeddings is None:
@@ -87,9 +86,18 @@ def sample(
                         cross_attention_kwargs=arguments,
                     ).images
             images += backbone.decode_latents(latents)
+    return images
+
+
+@contextmanager
+def _sampler(backbone: Backbone, steps: int) -> Iterator[None]:
+    """The pipeline with the sampler of the paper, and afterwards with its own again."""
+    pipe = backbone.pipe
+    scheduler, pipe.scheduler = pipe.scheduler, backbone.sampler(steps)
+    try:
+        yield
     finally:
         pipe.scheduler = scheduler
-    return images
 
 
 def open_for(config: DrawnWith) -> Backbone:
