@@ -2,7 +2,7 @@
 SHELL := bash
 IN := source code/environment.sh "[dev]" &&
 
-.PHONY: quality style test slow browser bench
+.PHONY: quality style test slow browser ray bench
 
 quality:  # style, imports between rooms, types; changes nothing
 	$(IN) ruff check . && ruff format --check . && lint-imports && pyrefly check
@@ -18,6 +18,9 @@ slow:  # the long tier: hours
 
 browser:  # pages in the Chromium that is installed; skipped where none is
 	bash code/test.sh -m browser
+
+ray:  # a Ray cluster of two nodes on this machine; installs Ray
+	bash code/test.sh -m ray
 
 bench:  # a training step on this machine, ours beside others
 	$(IN) b4m bench --size small --output outputs/bench.json

@@ -8,7 +8,17 @@ import pytest
 import yaml
 from conftest import refused
 
-from b4m.config.fields import InputPath, ModelName, OutputPath, check, deciding, setting, sides, to_yaml
+from b4m.config.fields import (
+    InputPath,
+    ModelName,
+    OutputPath,
+    changed,
+    check,
+    deciding,
+    setting,
+    sides,
+    to_yaml,
+)
 from b4m.config.foreign import ANSWERS, RENAMED
 from b4m.config.presets import EMBEDDED, PRESETS, SDXL
 from b4m.config.resolve import presets_of, resolve
@@ -387,12 +397,12 @@ def test_resuming_follows_from_the_flag(cls):
     names = {f.name for f in deciding(cls)}
     kept = settings_of(config, {}, 1)
     assert kept.keys() == {"stage", "processes", *names}
-    for name, changed in altered(config).items():
-        now = settings_of(changed, {}, 1)
+    for name, other in altered(config).items():
+        now = settings_of(other, {}, 1)
         if name in names - GROWS:
-            refused(lambda now=now, changed=changed: check_same(changed, kept, now), name.replace("_", "-"))
+            refused(lambda now=now, other=other: check_same(other, kept, now), name.replace("_", "-"))
         else:
-            check_same(changed, kept, now)
+            check_same(other, kept, now)
             check_same(config, {**kept, name: "x"}, kept)  # nor where an earlier release kept it
 
 
@@ -401,8 +411,8 @@ def test_the_key_of_a_study_follows_from_the_flag(cls):
     drawn = {"prompts": "x", "seeds": (1, 2), "best": 1, **BOTH}
     config = resolve(cls, **{GenerateConfig: drawn, Heard: CONTENT | ONE_RATE, **GIVEN}[cls])
     names = {f.name for f in deciding(cls, paths=True)}
-    for name, changed in altered(config).items():
-        assert (_key(changed) != _key(config)) == (name in names), name
+    for name, other in altered(config).items():
+        assert (_key(other) != _key(config)) == (name in names), name
 
 
 def test_the_facts_in_an_image_follow_from_the_flag():
@@ -559,3 +569,12 @@ def test_a_setting_without_a_default_must_be_given():
     assert resolve(Small, word="w").numbers == {"a": 1} and presets_of(Small) == ()
     assert resolve(Small, word="w", numbers={"b": "2"}).numbers == {"b": 2}
     refused(lambda: resolve(Small, word="w", numbers={1: 2}), "--numbers", "name: value")
+
+
+def test_a_copy_with_other_values_is_the_one_that_replace_makes_and_checked_like_it():
+    config = GenerateConfig(prompts=["a bear"], size=16)
+    other = changed(config, prompts=["a car"], seeds="0..2", output_dir="there")
+    assert other == replace(config, prompts=["a car"], seeds="0..2", output_dir="there")
+    assert config.prompts == ("a bear",)
+    refused(lambda: changed(config, prompts=["a\0"]), "--prompts")
+    refused(lambda: changed(config, steps=0), "--steps 0")

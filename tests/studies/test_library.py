@@ -13,13 +13,14 @@ import pytest
 import yaml
 from conftest import picture, refused
 
+import b4m.studies.doing as doing
 import b4m.studies.index as index
-import b4m.studies.run as run
 from b4m.apps.cli import main
 from b4m.core.lock import exclusive
 from b4m.data import references
 from b4m.files.opening import open_any
 from b4m.studies.library import dry_run, library, plan_library
+from b4m.studies.run import work
 from b4m.studies.settings import LibraryConfig
 
 datasets = pytest.importorskip("datasets")
@@ -83,13 +84,13 @@ def done(monkeypatch) -> Counter:
     counted = Counter()
 
     def counting(name, what):
-        function = getattr(run, name)
+        function = getattr(doing, name)
 
         def counted_function(*given, **named):
             counted[what(*given)] += 1
             return function(*given, **named)
 
-        monkeypatch.setattr(run, name, counted_function)
+        monkeypatch.setattr(doing, name, counted_function)
 
     counting("train", lambda config: config.stage)
     counting("attach", lambda *_: "pair")
@@ -232,7 +233,7 @@ def test_killed_anywhere_it_repeats_nothing_and_ends_the_same(
     """Moments: between two trainings, before the pair, inside it."""
     dials = {"more content": [1, 0.7], "both": [1, 1]}
     config, happened = make(tmp_path, contents=[folders["content"]], dials=dials), []
-    originals = {name: getattr(run, name) for name in ("train", "save_png")}
+    originals = {name: getattr(doing, name) for name in ("train", "save_png")}
 
     def dying(name, kill):
         def does(first, *rest):
@@ -246,7 +247,7 @@ def test_killed_anywhere_it_repeats_nothing_and_ends_the_same(
 
     for kill in (True, False):
         for name in originals:
-            monkeypatch.setattr(run, name, dying(name, kill))
+            monkeypatch.setattr(doing, name, dying(name, kill))
         if kill:
             with pytest.raises(KeyboardInterrupt):
                 library(config)
@@ -334,12 +335,13 @@ def test_images_that_change_while_the_library_is_made_are_not_learned_under_the_
     make, folders, tmp_path
 ):
     shutil.copytree(folders["style"], tmp_path / "style")
-    plan = plan_library(make(styles=[str(tmp_path / "style")]))[1]
+    config = make(styles=[str(tmp_path / "style")])
+    plan = plan_library(config)[1]
     content, style, _ = plan.trainings.values()
     picture(99).save(tmp_path / "style" / "0.png")
-    plan.names.check(content, plan.made)
-    refused(lambda: plan.names.check(style, plan.made), "style", "have changed since", "again")
-    refused(lambda: run.work(plan, "try"), "have changed since")
+    plan.names.check(content)
+    refused(lambda: plan.names.check(style), "style", "have changed since", "again")
+    refused(lambda: work(plan, config, "try"), "have changed since")
     assert not style.folder.exists()
 
 

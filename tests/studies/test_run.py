@@ -8,7 +8,8 @@ import pytest
 import yaml
 from PIL import Image
 
-import b4m.studies.run as studies
+import b4m.studies.doing as doing
+import b4m.studies.engines.drive as drive
 from b4m.apps.vote.make import make
 from b4m.apps.vote.questions import read_study as read_vote
 from b4m.apps.vote.settings import MakeConfig
@@ -104,7 +105,7 @@ def test_a_study_from_nothing_to_its_table(config):
 
 def test_killed_half_way_it_repeats_nothing_and_ends_the_same(config, tmp_path, monkeypatch):
     whole = study(StudyConfig(config.study, output_dir=str(tmp_path / "whole")))
-    train, trained = studies.train, []
+    train, trained = doing.train, []
 
     def dies(job):
         if len(trained) == 2:
@@ -112,10 +113,10 @@ def test_killed_half_way_it_repeats_nothing_and_ends_the_same(config, tmp_path, 
         trained.append(job.output_dir)
         return train(job)
 
-    monkeypatch.setattr(studies, "train", dies)
+    monkeypatch.setattr(doing, "train", dies)
     with pytest.raises(KeyboardInterrupt):
         study(config)
-    monkeypatch.setattr(studies, "train", lambda job: trained.append(job.output_dir) or train(job))
+    monkeypatch.setattr(doing, "train", lambda job: trained.append(job.output_dir) or train(job))
     folder = study(config)
     assert len(trained) == len({*trained}) == 3
     assert scores_of(folder) == scores_of(whole)
@@ -125,7 +126,7 @@ def test_killed_half_way_it_repeats_nothing_and_ends_the_same(config, tmp_path, 
 
 
 def test_half_drawn_pictures_are_drawn_again(config, monkeypatch):
-    save, saved = studies.save_png, []
+    save, saved = doing.save_png, []
 
     def full_disk(path, *rest):
         if len(saved) == 1:
@@ -134,7 +135,7 @@ def test_half_drawn_pictures_are_drawn_again(config, monkeypatch):
         save(path, *rest)
 
     with monkeypatch.context() as patch, pytest.raises(UserError, match="disk full"):
-        patch.setattr(studies, "save_png", full_disk)
+        patch.setattr(doing, "save_png", full_disk)
         study(config)
     (half,) = pictures_of(config)
     assert not (Path(config.output_dir) / "pictures" / half).with_name("seconds.json").exists()
@@ -147,7 +148,7 @@ def test_half_drawn_pictures_are_drawn_again(config, monkeypatch):
 
 
 def test_what_another_process_has_in_hand_is_left_to_it(config, monkeypatch):
-    train, asked = studies.train, []
+    train, asked = doing.train, []
 
     def busy_once(job):
         asked.append(job.stage)
@@ -155,8 +156,8 @@ def test_what_another_process_has_in_hand_is_left_to_it(config, monkeypatch):
             raise Busy("another run is at work")
         return train(job)
 
-    monkeypatch.setattr(studies, "train", busy_once)
-    monkeypatch.setattr(studies, "POLL", 0)
+    monkeypatch.setattr(doing, "train", busy_once)
+    monkeypatch.setattr(drive, "POLL", 0.01)
     study(config)
     assert asked == ["content", "style", "content", "second"]  # the style meanwhile, then the content
 

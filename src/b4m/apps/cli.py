@@ -128,7 +128,7 @@ COMMANDS = {
         EvaluateConfig,
     ),
     "study": Command(
-        "Run a table of the paper, or one of your own: trainings, pictures, scores. Start it once per device.",
+        "Run a table of the paper, or one of your own: trainings, pictures, scores; on all devices.",
         "b4m study table1-ablations --dry-run",
         StudyConfig,
         arguments=("study",),
@@ -386,6 +386,10 @@ def _do(config: Any) -> None:
             from ..evaluation.report import tables
 
             print(tables(evaluate(config)["summary"]), f"more in {config.output_dir}", sep="\n")
+        case StudyConfig(write_slurm=str(folder)):
+            from ..studies.run import slurm
+
+            print(f"sbatch {slurm(config, folder)}")
         case StudyConfig():
             from ..studies.run import study
 
@@ -395,6 +399,10 @@ def _do(config: Any) -> None:
                 if folder
                 else "another process writes the results"
             )
+        case LibraryConfig(write_slurm=str(folder)):
+            from ..studies.library import slurm
+
+            print(f"sbatch {slurm(config, folder)}")
         case LibraryConfig():
             from ..studies.library import library
 

@@ -10,6 +10,7 @@ import re
 import types
 import typing
 from collections.abc import Sequence
+from copy import copy
 from dataclasses import MISSING, Field, field, fields
 from functools import cache
 from pathlib import Path
@@ -53,17 +54,21 @@ def setting(
     return field(default=default, metadata=metadata)
 
 
+@cache
 def is_path(hint: Any, *kinds: Any) -> bool:
     """Whether a field of type `hint` holds a path of one of `kinds` (one of PATHS, if none is named)."""
     parts = {hint, *typing.get_args(hint)}
     return bool(parts & set(kinds or PATHS))
 
 
-def deciding(cls: type, paths: bool = False) -> list[Field]:
+@cache
+def deciding(cls: type, paths: bool = False) -> tuple[Field, ...]:
     """The fields whose values decide the result; input paths, behind which other things may lie, only if `paths`."""
     hints = _hints(cls)
     left_out = (OutputPath,) if paths else (OutputPath, InputPath)
-    return [f for f in fields(cls) if f.metadata["affects_result"] and not is_path(hints[f.name], *left_out)]
+    return tuple(
+        f for f in fields(cls) if f.metadata["affects_result"] and not is_path(hints[f.name], *left_out)
+    )
 
 
 @cache
@@ -79,13 +84,29 @@ def flag(name: str) -> str:
 
 def check(config: Any) -> None:
     """Types, choices and limits of every field; numbers spelled as text become numbers, lists tuples."""
-    hints = _hints(type(config))
     for f in fields(config):
-        value = convert(f.name, hints[f.name], getattr(config, f.name))
-        object.__setattr__(config, f.name, value)
-        values = sides(value) if hints[f.name] is Size else value
-        for item in values if isinstance(values, tuple) else (values,):
-            _check_one(f, item, is_path(hints[f.name]))
+        _set(config, f, getattr(config, f.name))
+
+
+def changed(config: Any, **values: Any) -> Any:
+    """A copy with other values, of which only types, choices and limits are checked: a tenth of `replace`'s time.
+
+    For a library's million settings that differ in texts and paths; where fields depend on each other, `replace` it is.
+    """
+    made = copy(config)
+    for name, value in values.items():
+        _set(made, config.__dataclass_fields__[name], value)
+    return made
+
+
+def _set(config: Any, f: Field, value: Any) -> None:
+    """Raises UserError for a value that the field cannot take."""
+    hint = _hints(type(config))[f.name]
+    value = convert(f.name, hint, value)
+    object.__setattr__(config, f.name, value)
+    values = sides(value) if hint is Size else value
+    for item in values if isinstance(values, tuple) else (values,):
+        _check_one(f, item, is_path(hint))
 
 
 def _check_one(f: Field, value: Any, path: bool) -> None:

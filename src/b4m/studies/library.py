@@ -11,12 +11,14 @@ from ..data.findings import brief, quoted
 from ..files.export import export
 from ..files.settings import ExportConfig
 from .build import Library, read_library
+from .engines.slurm import write_slurm
 from .gallery import write_gallery
 from .index import check_datasets, entries_of, write_index
 from .names import ByContent
 from .plan import Plan
-from .run import forecast, jobs_of, score_drawn, work
+from .run import forecast, score_drawn, work
 from .settings import LibraryConfig
+from .tasks import pairs_of
 
 
 def plan_library(config: LibraryConfig) -> tuple[Library, Plan]:
@@ -54,7 +56,7 @@ def dry_run(config: LibraryConfig) -> str:
     """What the library means, in lines: what would be trained and drawn, what is done, how many hours are left."""
     built, plan = plan_library(config)
     study, own = built.study, built.own
-    pairs = [job for job in jobs_of(plan) if isinstance(job, tuple)]
+    pairs = pairs_of(plan)
     left = sum(any(drawing.left for drawing in pair) for pair in pairs)
     return "\n".join(
         [
@@ -66,15 +68,21 @@ def dry_run(config: LibraryConfig) -> str:
     )
 
 
+def slurm(config: LibraryConfig, folder: str) -> Path:
+    """The array job, in `folder`, that does the library. Raises UserError."""
+    check_datasets()
+    return write_slurm(config, plan_library(config)[1].root, folder)
+
+
 def library(config: LibraryConfig) -> Path | None:
     """Do what is left of the library; the page of its gallery. None: another process writes it.
 
-    Start it as often as there are devices, as a study. Raises UserError; SystemExit(128 + n) after signal n, nothing
+    Started more than once, processes share the work. Raises UserError; SystemExit(128 + n) after signal n, nothing is
     lost.
     """
     check_datasets()
     built, plan = plan_library(config)
-    work(plan, config.name)
+    work(plan, config, config.name)
     folder = Path(config.output_dir) / "results" / config.name
     try:
         with exclusive(folder):

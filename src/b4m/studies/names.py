@@ -43,8 +43,9 @@ class ByContent(Names):
             facts["partners called"] = self._called(config)
         return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:12]
 
-    def check(self, training: Training, made: Mapping[str, str]) -> None:
+    def check(self, training: Training) -> None:
         """A library takes days, and its images may be changed meanwhile: they are read again."""
+        made = {str(path): key for path, key in training.needs.items() if key}
         if not training.folder.name.endswith(ByContent().key(training.config, made)):
             raise UserError(
                 f"{training.folder}: the images of this {training.config.stage} have changed since the library began; "
@@ -54,7 +55,8 @@ class ByContent(Names):
     def concept(self, study: Study, folder: str) -> str:
         return re.sub(r"\W+", "_", study.word(folder))
 
-    def image(self, number: int, prompt: str, seed: int) -> str:
+    @staticmethod
+    def image(number: int, prompt: str, seed: int) -> str:
         return f"{hashlib.sha256(prompt.encode()).hexdigest()[:8]}_seed{seed}.png"
 
     def _behind(self, path: str, made: Mapping[str, str]) -> Any:

@@ -3,13 +3,14 @@
 import hashlib
 import json
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, fields, replace
+from collections.abc import Callable, Iterator, Mapping, Sequence, Set
+from dataclasses import dataclass, field, fields, replace
+from functools import cache
 from itertools import product
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from ..config.fields import deciding
+from ..config.fields import changed, deciding
 from ..config.resolve import resolve
 from ..config.sampling import GenerateConfig
 from ..config.training import JOBS, JobConfig, ShowsContent, ShowsStyle
@@ -30,7 +31,8 @@ class Training:
     """One training, or whatever else makes a file, in a folder named by all that determines its result."""
 
     config: JobConfig
-    needs: tuple[Path, ...] = ()  # results of other trainings
+    # Files that other trainings make; for their results, the keys of these: what a worker elsewhere must know.
+    needs: Mapping[Path, str | None] = field(default_factory=dict)
 
     @property
     def folder(self) -> Path:
@@ -94,14 +96,15 @@ class Names:
         """Of the settings that decide the result. made: path of the result of every planned training -> its key."""
         return _key(config)
 
-    def check(self, training: Training, made: Mapping[str, str]) -> None:
+    def check(self, training: Training) -> None:
         """Raises UserError for a training that is no longer what its folder's name says."""
 
     def concept(self, study: Study, folder: str) -> str:
         """Of a reference folder, as part of a folder's name."""
         return Path(called(folder)).name
 
-    def image(self, number: int, prompt: str, seed: int) -> str:
+    @staticmethod
+    def image(number: int, prompt: str, seed: int) -> str:
         """File name of an image."""
         return f"{number:02d}_seed{seed}.png"
 
@@ -116,13 +119,16 @@ class Plan:
         # By row and section: what the settings of its trainings are called.
         self.read: defaultdict[tuple[str, str], set[str]] = defaultdict(set)
         self.drawings: list[Drawing] = []
-        # In an order in which they can be done, one training seed whole first.
-        self.jobs: dict[Path, Training | Drawing] = {}
+        # By folder, in an order in which they can be done, one training seed whole first.
+        self.jobs: dict[str, Training | Drawing] = {}
+        self.planned: dict[tuple, Path] = {}  # what a method has asked for -> its result
+        self._templates: dict[tuple[str, ...], GenerateConfig] = {}  # by row and roles of its files
+        self._called = self.triggers()
         pairs = list(product(study.contents, study.styles))
         for seed, (name, row), (content, style) in product(study.training_seeds, study.rows.items(), pairs):
             drawing = self._drawing(name, row, seed, content, style)
             self.drawings.append(drawing)
-            self.jobs.setdefault(drawing.folder, drawing)
+            self.jobs.setdefault(drawing.config.output_dir, drawing)
         self._check_read()
 
     def _check_read(self) -> None:
@@ -144,7 +150,7 @@ class Plan:
                     f"read: {', '.join(sorted(read)) or 'nothing'}"
                 )
 
-    def train(self, job: type[JobConfig], name: str, needs: tuple[Path, ...], **settings: Any) -> Path:
+    def train(self, job: type[JobConfig], name: str, needs: Sequence[Path], **settings: Any) -> Path:
         """The result of the training with these settings: a new one, or the one that is planned already."""
         config = resolve(job, self.study.preset, **settings)
         key = self.names.key(config, self.made)
@@ -152,31 +158,42 @@ class Plan:
         training = self.trainings.get(key)
         if training is None:
             config = replace(config, output_dir=str(folder))
-            training = self.trainings[key] = Training(config, needs)
+            training = self.trainings[key] = Training(
+                config, {path: self.made.get(str(path)) for path in needs}
+            )
             self.made[str(training.result)] = key
-        self.jobs.setdefault(folder, training)
+        self.jobs.setdefault(str(folder), training)
         return training.result
 
     def _drawing(self, name: str, row: Row, seed: int, content: str, style: str) -> Drawing:
         way = method(row.method)
-        files = way.files(PairOf(self, name, seed, content, style))
+        files = {
+            role: str(path) for role, path in way.files(PairOf(self, name, seed, content, style)).items()
+        }
         words = self.study.words(content, style)
         if way.triggers:
-            words = {kind: f"{trigger} {words[kind]}" for kind, trigger in self.triggers().items()}
+            words = {kind: f"{trigger} {words[kind]}" for kind, trigger in self._called.items()}
+        prompts = tuple(prompt.format(**words) for prompt in self.study.prompts)
+        config = self._generate(name, row, prompts, files)
+        shown = "-".join(self.names.concept(self.study, folder) for folder in (content, style))
+        folder = self.root / "pictures" / f"{shown}-{self.names.key(config, self.made)}"
+        return Drawing(name, seed, content, style, changed(config, output_dir=str(folder)), self.names.image)
+
+    def _generate(
+        self, name: str, row: Row, prompts: tuple[str, ...], files: dict[str, str]
+    ) -> GenerateConfig:
+        """The settings of a row's images, added up once: its pairs differ in prompts and files alone."""
+        given = {**self.study.generate, **row.generate}
+        if template := self._templates.get((name, *files)):
+            return changed(template, prompts=prompts, **{k: v for k, v in files.items() if k not in given})
         shared = {
             k: v for k, v in self.study.settings.items() if k in ("base_model", "vae", "mixed_precision")
         }
+        settings = {**shared, **files, **given}
         config = resolve(
-            GenerateConfig,
-            self.study.preset,
-            prompts=[prompt.format(**words) for prompt in self.study.prompts],
-            seeds=self.study.seeds,
-            **{**shared, **{k: str(v) for k, v in files.items()}, **self.study.generate, **row.generate},
+            GenerateConfig, self.study.preset, prompts=prompts, seeds=self.study.seeds, **settings
         )
-        shown = "-".join(self.names.concept(self.study, folder) for folder in (content, style))
-        folder = self.root / "pictures" / f"{shown}-{self.names.key(config, self.made)}"
-        config = replace(config, output_dir=str(folder))
-        return Drawing(name, seed, content, style, config, self.names.image)
+        return self._templates.setdefault((name, *files), config)
 
     def triggers(self) -> dict[str, str]:
         """The words that call a content and a style, by kind."""
@@ -206,9 +223,19 @@ class PairOf:
         return self.plan.study.rows[self.name]
 
     def train(self, job: type[JobConfig], everything: bool = False, **settings: Any) -> Path:
+        """The result; of a million pairs each concept is asked for a thousand times, and worked out once."""
+        asked = _asked(job)
+        shown = [each for name, each in self._shown.items() if name in asked]
+        key = (job, self.name, self.seed, everything, *shown, repr(settings))
+        if key not in self.plan.planned:
+            self.plan.planned[key] = self._train(job, asked, everything, settings)
+        return self.plan.planned[key]
+
+    def _train(
+        self, job: type[JobConfig], asked: Set[str], everything: bool, settings: dict[str, Any]
+    ) -> Path:
         study, row = self.plan.study, self.row
         needs = tuple(value for value in settings.values() if isinstance(value, Path))
-        asked = {f.name for f in fields(job)}
         given = {
             **study.settings,
             **getattr(study, job.section),
@@ -221,7 +248,7 @@ class PairOf:
         files = {name: str(value) if isinstance(value, Path) else value for name, value in settings.items()}
         return self.plan.train(job, "all" if everything else self._name(asked), needs, **given, **files)
 
-    def _references(self, job: type[JobConfig], asked: set[str], everything: bool) -> dict[str, Any]:
+    def _references(self, job: type[JobConfig], asked: Set[str], everything: bool) -> dict[str, Any]:
         """The images that the job's settings ask for, and what they are called."""
         study, row, found = self.plan.study, self.row, {}
         for kind, folder in (("content", self.content), ("style", self.style)):
@@ -239,10 +266,19 @@ class PairOf:
             found["partner_dirs"] = partners[: row.partners]
         return found
 
-    def _name(self, asked: set[str]) -> str:
-        shown = {"content_dir": self.content, "style_dir": self.style}
+    def _name(self, asked: Set[str]) -> str:
         name = self.plan.names.concept
-        return "-".join(name(self.plan.study, folder) for key, folder in shown.items() if key in asked)
+        return "-".join(name(self.plan.study, folder) for key, folder in self._shown.items() if key in asked)
+
+    @property
+    def _shown(self) -> dict[str, str]:
+        return {"content_dir": self.content, "style_dir": self.style}
+
+
+@cache
+def _asked(job: type[JobConfig]) -> frozenset[str]:
+    """The settings that the job reads."""
+    return frozenset(f.name for f in fields(job))
 
 
 def _key(config: JobConfig | GenerateConfig) -> str:
