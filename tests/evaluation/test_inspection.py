@@ -21,7 +21,8 @@ from b4m.evaluation.inspection import inspect, measure
 from b4m.evaluation.inspection_report import figure_of, groups, order, shares, table
 from b4m.evaluation.settings import InspectConfig
 from b4m.files.concept import load_concept, save_concept
-from b4m.files.lora import load_lora, save_lora, spec_metadata
+from b4m.files.fused import spec_metadata
+from b4m.files.lora import load_lora, save_lora
 from b4m.files.opening import save_method_file
 from b4m.maths.adapter import Adapter
 from b4m.maths.plp import KINDS, BasisSpec, basis, compose, frozen_sizes, split, start

@@ -13,7 +13,8 @@ from b4m.core.errors import UserError
 from b4m.core.storage import fingerprint, read_tensors, write_tensors
 from b4m.files import concept as module
 from b4m.files.concept import Concept, check_pair, load_concept, save_concept
-from b4m.files.lora import save_lora, spec_metadata
+from b4m.files.fused import spec_metadata
+from b4m.files.lora import save_lora
 from b4m.maths.plp import BasisSpec
 from b4m.training.state import save_state
 

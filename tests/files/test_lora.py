@@ -12,7 +12,8 @@ from b4m.backbones.sdxl import SDXL
 from b4m.core.storage import read_tensors
 from b4m.files import dialects
 from b4m.files.contents import DEPTH
-from b4m.files.lora import load_lora, read_spec, save_lora, spec_metadata, split_lora
+from b4m.files.fused import read_spec, spec_metadata, split_lora
+from b4m.files.lora import load_lora, save_lora
 from b4m.maths.plp import KINDS, BasisSpec, basis, compose
 
 ATTENTION = "down_blocks.1.attentions.0.transformer_blocks.0.attn"

@@ -13,7 +13,8 @@ from b4m.backbones.registry import family_of, open_backbone
 from b4m.core.storage import read_tensors, write_tensors
 from b4m.files.concept import load_concept
 from b4m.files.dialects import DIALECTS
-from b4m.files.lora import load_lora, save_lora, spec_metadata
+from b4m.files.fused import spec_metadata
+from b4m.files.lora import load_lora, save_lora
 from b4m.files.opening import BASE, DIGEST, METHOD, ROLE, open_any, open_role, save_method_file
 from b4m.maths.plp import BasisSpec
 from b4m.sampling.attach import attach

@@ -17,6 +17,7 @@ import b4m.studies.doing as doing
 import b4m.studies.index as index
 from b4m.apps.cli import main
 from b4m.core.lock import exclusive
+from b4m.data import references
 from b4m.files.opening import open_any
 from b4m.studies.library import dry_run, library, plan_library
 from b4m.studies.run import work
@@ -315,6 +316,19 @@ def test_what_decides_a_training_renames_it_and_nothing_else_does(make, folders,
     (tmp_path / "style" / "0.txt").write_text("a picture of a house")
     captioned = keys(make(styles=[str(tmp_path / "style")]))
     assert [name for name in before if captioned[name] != before[name]] == ["style1"]
+
+
+def test_rows_of_a_data_set_are_the_work_that_the_same_files_are(make, folders, tmp_path, monkeypatch):
+    monkeypatch.setattr(references, "kept_in", lambda: tmp_path)
+    columns = {"image": [], "kind": []}
+    for kind, folder in (("bear", folders["content"]), ("house", folders["contents"][0])):
+        for file in sorted(Path(folder).iterdir()):
+            columns["image"].append({"bytes": file.read_bytes(), "path": None})
+            columns["kind"].append(kind)
+    path = tmp_path / "toys.parquet"
+    datasets.Dataset.from_dict(columns).to_parquet(path)
+    ours = make(contents=[f"{path},kind==bear", f"{path},kind==house"], classes={"style": "yarn"})
+    assert keys(ours) == keys(make())
 
 
 def test_images_that_change_while_the_library_is_made_are_not_learned_under_the_old_name(

@@ -3,7 +3,6 @@
 import sys
 from collections.abc import Sequence
 from dataclasses import replace
-from pathlib import Path
 
 import torch
 from torch import Tensor
@@ -34,7 +33,7 @@ class Best:
             if folder is None:
                 continue
             name = f"{aspect}_extractor"
-            pictures = open_pictures(Path(folder))
+            pictures = open_pictures(folder)
             self.extractors[aspect] = load_extractor(
                 getattr(config, name) or PRESETS[preset]["evaluate"][name], device
             )

@@ -75,10 +75,14 @@ class GenerateConfig(DrawnWith):
         "keep so many images of each prompt: those that come closest to the references given", None, low=1
     )
     content_dir: InputPath | None = setting(
-        "for --best: images of the content to compare with, a folder or one file", None, affects_result=False
+        "for --best: images of the content to compare with, a folder, one file or a data set",
+        None,
+        affects_result=False,
     )
     style_dir: InputPath | None = setting(
-        "for --best: images of the style to compare with, a folder or one file", None, affects_result=False
+        "for --best: images of the style to compare with, a folder, one file or a data set",
+        None,
+        affects_result=False,
     )
     content_extractor: str | None = setting(
         "for --best: model of content alignment (default: as b4m evaluate has it)", None, affects_result=False

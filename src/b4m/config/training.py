@@ -146,7 +146,9 @@ class TrainConfig(JobConfig):
 class ShowsContent:
     """Settings of a job that sees the content's images."""
 
-    content_dir: tuple[InputPath, ...] = setting("images of the content: a folder, or image files", ())
+    content_dir: tuple[InputPath, ...] = setting(
+        "images of the content: a folder, image files, or a data set as NAME:SPLIT", ()
+    )
     content_trigger: str = setting("made-up word that will call the content", "snq")
     content_class: str = setting("what the content is, in plain words: teddybear, vase, ...", "object")
 
@@ -165,7 +167,9 @@ class ShowsContent:
 class ShowsStyle:
     """Settings of a job that sees the style's images."""
 
-    style_dir: tuple[InputPath, ...] = setting("images of the style: a folder, or image files", ())
+    style_dir: tuple[InputPath, ...] = setting(
+        "images of the style: a folder, image files, or a data set as NAME:SPLIT", ()
+    )
     style_trigger: str = setting("made-up word that will call the style", "w@z")
     style_class: str = setting("what the style is, in plain words: yarn art, chalk, ...", "art")
 
@@ -231,8 +235,8 @@ class Partners(TrainConfig):
     """Settings of a job that learns one concept beside partners of the other kind (Sec. 4.2)."""
 
     partner_dirs: tuple[InputPath, ...] = setting(
-        "diverse partners, one folder or image each: styles for a content, contents for a style (the paper uses "
-        "five; examples/partners/draw.py draws some with a base model)",
+        "diverse partners, a folder, image or data set each: styles for a content, contents for a style (the paper "
+        "uses five; examples/partners/draw.py draws some with a base model)",
         (),
     )
     prompt: str | None = setting(

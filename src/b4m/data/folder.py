@@ -45,7 +45,7 @@ def look(path: Path) -> Found:
         names = sorted(entry.name for entry in path.iterdir())
     except (OSError, ValueError) as error:  # ValueError: a name that no file can have
         raise UserError(
-            f"{path}: cannot be opened ({reason(error)}); give a folder of images or one image"
+            f"{path}: cannot be opened ({reason(error)}); give images, a folder of them, or a data set as NAME:SPLIT"
         ) from error
     images, texts, left_out = [], [], []
     for file in (path / name for name in names):

@@ -12,12 +12,12 @@ from PIL import Image
 from torch import Tensor
 
 from ..core.errors import UserError
-from ..core.where import locate
 from .buckets import bucket
 from .captions import Caption, find_captions
 from .decode import WHITE, Decoded, decode, read_bytes
 from .findings import Finding
 from .folder import look
+from .references import findings_of, references
 
 FITS = ("crop", "pad")
 ON_WHITE = "transparent parts are trained as white; --alpha mask leaves them out"
@@ -56,7 +56,7 @@ class Loaded:
 
 
 def load_folder(folder: Path | str, size: int, fit: str = "crop") -> list[Picture]:
-    """All images of a folder (not of its subfolders), sorted by name; or the one image of a file's path.
+    """All images of a folder (not of its subfolders), sorted by name; a file's one; a data set's, by row.
 
     `size`: side in pixels of the square result. `fit` "crop" scales the short side to `size` and cuts out the
     centre; "pad" scales the long side to `size` and fills up with white.
@@ -75,24 +75,25 @@ def read_folder(
     """
     if size < 1 or fit not in FITS:
         raise UserError(f"images of size {size} with fit {fit!r}: expected 1 or more, and one of {FITS}")
-    found = look(Path(locate(str(folder))))
+    place = references(folder)
+    found = look(place)
     captions, findings = find_captions(found)
     pictures = []
     for path in found.images:
         picture, notes = _load(path, captions.get(path), size, fit, alpha, buckets)
         pictures.append(picture)
         findings += [Finding(path, note) for note in notes]
-    return Loaded(pictures, [*found.left_out, *findings])
+    return Loaded(pictures, [*findings_of(folder), *found.left_out, *findings])
 
 
 def open_pictures(path: Path | str) -> list[Image.Image]:
-    """The upright RGB images of a folder, sorted by name, or of one file; uncut. Raises UserError."""
-    return [decode(file, read_bytes(file)).rgb for file in picture_files(Path(locate(str(path))))]
+    """The upright RGB images of a folder, sorted by name, of one file or of a data set; uncut. Raises UserError."""
+    return [decode(file, read_bytes(file)).rgb for file in picture_files(path)]
 
 
-def picture_files(folder: Path) -> Sequence[Path]:
-    """The images of a folder, hidden files and subfolders left out; at least one, or UserError."""
-    return look(folder).images
+def picture_files(path: Path | str) -> Sequence[Path]:
+    """The images of a folder, hidden files and subfolders left out, or of a data set; at least one, or UserError."""
+    return look(references(path)).images
 
 
 def _load(

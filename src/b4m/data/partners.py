@@ -3,6 +3,8 @@
 import re
 from pathlib import Path
 
+from .dataset import parse
+
 # Parts of the names that cameras, telephones and programs give, with numbers behind them.
 MACHINES = set(
     "img imag imge mvimg pxl dsc dscn dscf sdc sam pict gopr gp dji mg cimg hpim kif stp ms pano burst vid fb insta "
@@ -28,8 +30,9 @@ def partner_prompt(kind: str, path: str) -> str:
 
 
 def partner_words(path: str) -> str:
-    """The words in the name of a file or folder; "" where it says nothing, as a camera's or a download's."""
-    stem = UUID.sub(" ", Path(path).stem)
+    """The words in the name of a file, folder or data set; "" where it says nothing, as a camera's or a download's."""
+    found = parse(path)
+    stem = UUID.sub(" ", found.called if found else Path(path).stem)
     parts = [part for part in re.split(r"[\W_]+", stem) if not _random(part)]
     words = [word for part in parts for word in WORD.findall(part)]
     if re.search(r"\d{3}", stem):

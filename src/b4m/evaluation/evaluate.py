@@ -16,10 +16,11 @@ from torch import Tensor
 from tqdm import tqdm
 
 from ..core.errors import UserError, printable
-from ..core.where import locate
+from ..data.dataset import called
 from ..data.findings import lines
 from ..data.folder import look
 from ..data.images import open_pictures
+from ..data.references import references
 from ..files.lora import triggers
 from ..files.opening import open_any, sources
 from ..sampling.attach import attach
@@ -270,7 +271,9 @@ def planned(config: EvaluateConfig) -> list[Shot]:
     Raises UserError: files that cannot be read, prompts that differ in trigger words only.
     """
     folder = Path(config.output_dir).absolute() / "pictures"
-    content, style = (Path(locate(str(name))).absolute() for name in (config.content_dir, config.style_dir))
+    given = str(config.content_dir), str(config.style_dir)
+    content, style = (references(path).absolute() for path in given)
+    of_content, of_style = (Path(called(path)).stem for path in given)
     words = _triggers(config)
     plain = [in_plain_words(prompt, words) for prompt in config.prompts]
     if len(set(plain)) < len(plain):
@@ -278,7 +281,7 @@ def planned(config: EvaluateConfig) -> list[Shot]:
             f"--prompts: two are the same without {', '.join(words)}; scores could not tell them apart"
         )
     return [
-        Shot(folder / f"{index:03d}_seed{seed}.png", prompt, seed, content.stem, style.stem, content, style)
+        Shot(folder / f"{index:03d}_seed{seed}.png", prompt, seed, of_content, of_style, content, style)
         for index, prompt in enumerate(plain)
         for seed in config.seeds
     ]

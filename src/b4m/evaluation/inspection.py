@@ -32,7 +32,7 @@ from ..core.errors import UserError, note, printable
 from ..core.storage import check_floats, write_atomic, write_text
 from ..files.concept import Concept, check_pair
 from ..files.contents import check_pairs
-from ..files.lora import Layers, split_lora
+from ..files.fused import Layers, split_lora
 from ..files.opening import Opened, open_any
 from ..maths.plp import FACTORS, BasisSpec, basis, compose, frozen_sizes, split, start
 from .inspection_report import figure_of, groups, groups_of_parts, order, shares

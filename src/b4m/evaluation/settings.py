@@ -26,9 +26,11 @@ class EvaluateConfig(DrawnWith):
         "folder for tables, plot, sheet, cached features and drawn pictures", "outputs/evaluation"
     )
     content_dir: InputPath | None = setting(
-        "images of the content to compare with: a folder or one file", None
+        "images of the content to compare with: a folder, one file or a data set", None
     )
-    style_dir: InputPath | None = setting("images of the style to compare with: a folder or one file", None)
+    style_dir: InputPath | None = setting(
+        "images of the style to compare with: a folder, one file or a data set", None
+    )
     prompts: tuple[str, ...] = setting("what to draw, one or more prompts", ())
     seeds: tuple[int, ...] = setting("one image per seed and prompt", tuple(range(10)), low=0, high=2**63 - 1)
     baseline: str | None = setting("row of the manifest that the other rows are compared with", None)

@@ -14,7 +14,7 @@ from torch import Tensor
 from ..core.errors import UserError
 from ..core.storage import check_floats, fingerprint, read_tensors, write_tensors
 from ..maths.plp import FACTORS, BasisSpec
-from .lora import read_spec, spec_metadata
+from .fused import read_spec, spec_metadata
 
 FORMAT = "1"  # of concept files; a reader refuses what it does not know
 LAYERS = ("square", "all")

@@ -19,10 +19,9 @@ from ..core.storage import FLOATS, check_floats
 from . import adapter_config
 from .adapter_config import AdapterConfig
 from .dialects import SDXL_DEPTH, body_of, parse
+from .fused import Layers
 from .identity import Sizes, beside, foreign, made_for
 from .lycoris import Parts, kind_of, missing, rank_of, size_of
-
-Layers = dict[str, tuple[Tensor, Tensor]]
 
 DEPTH = "b4m.layers_per_block"  # in files with original block names, where it is not SDXL's
 _READ = (*FLOATS, torch.float64, torch.float8_e4m3fn, torch.float8_e5m2)

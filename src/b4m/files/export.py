@@ -18,13 +18,13 @@ from ..backbones.published import empty_unet, published
 from ..backbones.registry import FAMILIES, family_of
 from ..core.errors import UserError, note
 from ..core.storage import PARTIAL, reason, sync
-from ..maths.plp import FACTORS, BasisSpec, basis, compose, start
+from ..maths.plp import FACTORS
 from .concept import Concept, check_pair, load_concept, save_concept
 from .contents import DEPTH, Contents, Layers
 from .dialects import DIALECTS, OUTSIDE
+from .fused import dialled, fuse, spec_metadata, split_lora
 from .identity import made_for
-from .lora import fit, header, mixed, save_lora, spec_metadata, triggers
-from .lora import split_lora as split_factors
+from .lora import fit, header, mixed, save_lora, triggers
 from .lycoris import change
 from .opening import Opened, open_role
 from .settings import ExportConfig, SplitConfig
@@ -146,7 +146,7 @@ def _of_concepts(
     layers = {}
     for name in first.tensors:
         factors = {kind: strength[kind] * concept.tensors[name] for kind, concept in concepts.items()}
-        layers[name] = _fuse(first.spec, name, tuple(denoiser.get_submodule(name).weight.shape), factors)
+        layers[name] = fuse(first.spec, name, tuple(denoiser.get_submodule(name).weight.shape), factors)
     metadata = {
         f"b4m.{kind}_{key}": value
         for kind, concept in concepts.items()
@@ -154,15 +154,6 @@ def _of_concepts(
     }
     own = {**spec_metadata(first.spec), "b4m.layers": first.layers, "b4m.unet_hash": first.unet_hash}
     return [_Part(where, Contents(layers))], {**metadata, **own}
-
-
-def _fuse(
-    spec: BasisSpec, layer: str, widths: tuple[int, int], factors: dict[str, Tensor]
-) -> tuple[Tensor, Tensor]:
-    """W_up (m, r) and W_down (r, n) of one layer; a half that is not given is as before training."""
-    A, C = basis(spec, layer, *widths)
-    B, D = start(spec, layer, *widths)
-    return compose(A, factors.get("content", B), C, factors.get("style", D))
 
 
 def _of_loras(config: ExportConfig, files: Mapping[str, Opened]) -> tuple[list[_Part], dict[str, str]]:
@@ -177,27 +168,13 @@ def _of_loras(config: ExportConfig, files: Mapping[str, Opened]) -> tuple[list[_
     if metadata.get("modelspec.title") == Path(opened.where).stem:
         del metadata["modelspec.title"]  # given by the file's name, and the new file has another
     if opened.spec is not None and set(strength.values()) != {1.0}:
-        return [_Part(opened.where, Contents(_dialled(opened.layers, opened.spec, strength)))], metadata
+        return [_Part(opened.where, Contents(dialled(opened.layers, opened.spec, strength)))], metadata
     if len(set(strength.values())) > 1:
         raise UserError(
             f"{opened.where}: names no basis, so its content and style cannot be told apart; "
             "give both strengths one value"
         )
     return [_Part(opened.where, opened.contents, strength["content"])], metadata
-
-
-def _dialled(layers: Layers, spec: BasisSpec, strength: Mapping[str, float]) -> Layers:
-    """A fused LoRA whose B and D are multiplied."""
-    factors = dict(zip(FACTORS, split_factors(layers, spec), strict=True))
-    return {
-        name: _fuse(
-            spec,
-            name,
-            (up.shape[0], down.shape[1]),
-            {kind: strength[kind] * factors[kind][name] for kind in FACTORS},
-        )
-        for name, (up, down) in layers.items()
-    }
 
 
 def _added(parts: Sequence[_Part]) -> Layers:
@@ -277,7 +254,7 @@ def split(config: SplitConfig) -> list[Path]:
             "give a concept file of the same basis with --like"
         )
     try:
-        factors = split_factors(layers, spec)
+        factors = split_lora(layers, spec)
     except UserError as error:
         raise UserError(f"{where}: {error}") from error
     paths = []

@@ -13,11 +13,11 @@ from diffusers import ModelMixin
 from torch import Tensor
 
 from ..core.errors import UserError
-from ..core.storage import FLOATS, check_floats, own, read_tensors, write_tensors
-from ..maths.plp import BasisSpec, basis, frozen_sizes, split
+from ..core.storage import check_floats, read_tensors, write_tensors
 from .adapter_config import IN_HEADER
 from .contents import Contents, Layers, check_pairs, read_contents, read_depth, settings_of
 from .dialects import DIALECTS
+from .fused import read_spec
 from .identity import sizes_of
 from .lycoris import require
 
@@ -34,31 +34,6 @@ _STALE = (
     "sshs_legacy_hash",
     "sshs_model_hash",
 )
-
-
-def spec_metadata(spec: BasisSpec) -> dict[str, str]:
-    """The basis as metadata, written so that it reads back bit for bit. ("b4m.kind" is content or style.)"""
-    return {
-        "b4m.seed": str(spec.seed),
-        "b4m.rank": str(spec.rank),
-        "b4m.ratio": repr(float(spec.ratio)),
-        "b4m.basis": spec.kind,
-        "b4m.scale": repr(float(spec.scale)),
-    }
-
-
-def read_spec(where: str, metadata: Mapping[str, str]) -> BasisSpec | None:
-    """The basis in a file's metadata; None where it names none. UserError, led by `where`, if damaged."""
-    found: list[Any] = [metadata.get(f"b4m.{name}") for name in ("seed", "rank", "ratio", "basis", "scale")]
-    if all(value is None for value in found):
-        return None
-    try:
-        seed, rank, ratio, kind, scale = found
-        return BasisSpec(int(seed), int(rank), float(ratio), kind, float(scale))
-    except (TypeError, ValueError, UserError) as error:
-        raise UserError(
-            f"{where}: its basis (seed, rank, ratio, basis, scale: {found}) cannot be read; get the file again"
-        ) from error
 
 
 def triggers(metadata: Mapping[str, str]) -> list[str]:
@@ -209,32 +184,3 @@ def fit(where: str, contents: Contents, denoiser: ModelMixin, base_model: str) -
         layer: (up, down.reshape(len(down), *shapes[layer][1:]))
         for layer, (up, down) in contents.layers.items()
     }
-
-
-def split_lora(layers: Layers, spec: BasisSpec) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-    """Content (layer -> B) and style (layer -> D) of a fused LoRA: its learnable blocks, bit for bit.
-
-    Raises UserError where the frozen blocks are not those of `spec`: another basis, or a file from elsewhere.
-    """
-    content, style = {}, {}
-    for layer, (up, down) in layers.items():
-        m, n = up.shape[0], down.shape[1]
-        wanted = basis(spec, layer, m, n)
-        found_a, content[layer], found_c, style[layer] = split(up, down, *frozen_sizes(m, n, spec.ratio))
-        for name, found, frozen in (("A", found_a, wanted[0]), ("C", found_c, wanted[1])):
-            if not _is_rounded(found, frozen):
-                raise UserError(
-                    f"{layer}: its frozen block {name} is not the one of {spec}; "
-                    "only a LoRA that was fused from this basis can be split into content and style"
-                )
-    return _owned(content), _owned(style)
-
-
-def _owned(half: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Copies, so that the halves do not keep the whole file in memory."""
-    return {layer: own(tensor) for layer, tensor in half.items()}
-
-
-def _is_rounded(found: Tensor, frozen: Tensor) -> bool:
-    """Whether a float32 block from a file is `frozen` in one of the dtypes a LoRA may be stored in."""
-    return any(torch.equal(found, frozen.to(dtype).float()) for dtype in FLOATS)

@@ -16,7 +16,7 @@ from . import adapter_config
 from .concept import Concept, read_concept
 from .contents import Contents, Layers, read_contents, read_depth, settings_of
 from .dialects import detect
-from .lora import read_spec
+from .fused import read_spec
 
 FOLDERS = (adapter_config.TENSORS, "pytorch_lora_weights.safetensors")  # names that peft and Diffusers give
 METHOD, ROLE, BASE, DIGEST = "b4m.method", "b4m.role", "b4m.unet_hash", "b4m.sha256"

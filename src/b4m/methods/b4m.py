@@ -17,7 +17,7 @@ from ..core.errors import UserError
 from ..core.storage import fingerprint
 from ..data.inputs import Inputs
 from ..files.concept import Concept, check_pair, read_concept
-from ..files.lora import split_lora
+from ..files.fused import split_lora
 from ..files.opening import Opened, open_any, refuse_method_files
 from ..maths.adapter import Adapter
 from ..maths.objective import sample_losses

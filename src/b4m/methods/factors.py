@@ -16,7 +16,8 @@ from ..config.training import LORA_FILE, Factors, TrainConfig
 from ..core.errors import UserError
 from ..data.inputs import Inputs
 from ..files.concept import Concept, save_concept
-from ..files.lora import save_lora, spec_metadata
+from ..files.fused import spec_metadata
+from ..files.lora import save_lora
 from ..maths.adapter import Adapter
 from ..maths.composing import Strength
 from ..maths.plp import FACTORS, BasisSpec

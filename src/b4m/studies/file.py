@@ -7,6 +7,7 @@ from typing import Any
 from ..config.fields import check, flag, read_yaml, setting
 from ..core.errors import UserError
 from ..core.where import matches
+from ..data.dataset import called
 from ..evaluation.settings import EvaluateConfig
 from ..methods.registry import method
 
@@ -37,8 +38,8 @@ class Study:
     rows: dict[str, Any] = setting(
         "the table's rows by name: what each changes; the first one is the baseline"
     )
-    contents: tuple[str, ...] = setting("a folder of reference images for each content")
-    styles: tuple[str, ...] = setting("a folder of reference images for each style")
+    contents: tuple[str, ...] = setting("a folder of reference images, or a data set, for each content")
+    styles: tuple[str, ...] = setting("a folder of reference images, or a data set, for each style")
     prompts: tuple[str, ...] = setting("what to draw; {content} and {style} stand for the pair's words")
     partner_styles: tuple[str, ...] = setting("partners of the contents: diverse styles", ())
     partner_contents: tuple[str, ...] = setting("partners of the styles: diverse contents", ())
@@ -89,8 +90,8 @@ class Study:
                 ) from error
 
     def word(self, folder: str) -> str:
-        """The plain word of a reference folder."""
-        name = Path(folder).name
+        """The plain word of a reference folder or a data set."""
+        name = called(folder)
         return self.classes.get(name, name.replace("_", " "))
 
     def words(self, content: str, style: str) -> dict[str, str]:

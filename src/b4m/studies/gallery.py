@@ -12,7 +12,6 @@ from PIL import Image
 
 from ..config.fields import sides
 from ..core.storage import write_atomic, write_text
-from ..core.where import locate
 from ..data.identity import file_hash
 from ..data.images import open_pictures, picture_files
 from ..evaluation.report import ALIGNMENTS
@@ -126,7 +125,7 @@ def _shown(folder: Path, entry: Entry) -> str:
 
 def _reference(folder: Path, path: str) -> str:
     """The first image of a content or a style."""
-    file = picture_files(Path(locate(path)))[0]
+    file = picture_files(path)[0]
     name = f"references/{file_hash(file)[:16]}.webp"
     if not (folder / name).exists():
         _write(folder / name, open_pictures(file)[0], REFERENCE)

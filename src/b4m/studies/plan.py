@@ -16,6 +16,7 @@ from ..config.sampling import GenerateConfig
 from ..config.training import JOBS, JobConfig, ShowsContent, ShowsStyle
 from ..core.errors import UserError
 from ..core.where import locate
+from ..data.dataset import called, first_of
 from ..data.images import picture_files
 from ..methods.registry import method
 from .file import Row, Study
@@ -100,7 +101,7 @@ class Names:
 
     def concept(self, study: Study, folder: str) -> str:
         """Of a reference folder, as part of a folder's name."""
-        return Path(folder).name
+        return Path(called(folder)).name
 
     @staticmethod
     def image(number: int, prompt: str, seed: int) -> str:
@@ -296,5 +297,7 @@ def _first(folder: str, count: int | None) -> tuple[str, ...]:
     """The folder; or the first `count` of its images."""
     if count is None:
         return (folder,)
+    if chosen := first_of(folder, count):
+        return (chosen,)
     place = Path(locate(folder))
     return tuple(str(Path(folder) / path.relative_to(place)) for path in picture_files(place)[:count])

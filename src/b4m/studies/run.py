@@ -12,7 +12,7 @@ from ..config.presets import PRESETS
 from ..core.errors import Busy
 from ..core.lock import exclusive
 from ..core.storage import write_text
-from ..core.where import locate
+from ..data.references import references
 from ..evaluation.evaluate import score_all
 from ..evaluation.manifest import Shot, in_plain_words, write_manifest
 from ..evaluation.report import tables
@@ -147,8 +147,8 @@ def shots_of(plan: Plan) -> list[Shot]:
             seed=each.seed,
             content=study.word(drawing.content),
             style=study.word(drawing.style),
-            content_dir=Path(locate(drawing.content)).absolute(),
-            style_dir=Path(locate(drawing.style)).absolute(),
+            content_dir=references(drawing.content).absolute(),
+            style_dir=references(drawing.style).absolute(),
             row=drawing.row,
             training_seed=drawing.training_seed,
             labels=study.labels_of(drawing.content, drawing.style, each.number),

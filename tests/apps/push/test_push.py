@@ -20,7 +20,8 @@ from b4m.apps.push.push import plan, push
 from b4m.apps.push.settings import PushConfig
 from b4m.config.presets import EMBEDDED, SDXL
 from b4m.files.concept import Concept, save_concept
-from b4m.files.lora import save_lora, spec_metadata
+from b4m.files.fused import spec_metadata
+from b4m.files.lora import save_lora
 from b4m.maths.plp import BasisSpec
 
 LAYER = "down_blocks.1.attentions.0.transformer_blocks.0.attn2.to_k"

@@ -8,9 +8,8 @@ from pathlib import Path
 from PIL import Image
 
 from ...core.errors import UserError
-from ...core.where import locate
 from ...data.decode import decode, read_bytes
-from ...data.folder import look
+from ...data.images import picture_files
 from .about import line
 
 MOST = 32
@@ -27,7 +26,7 @@ class Picture:
 
 def pictures(paths: Sequence[str]) -> list[Picture]:
     """The images behind `paths`, files or folders, in their order. Raises UserError."""
-    files = [file for path in paths for file in look(Path(locate(path))).images]
+    files = [file for path in paths for file in picture_files(path)]
     if len(files) > MOST:
         raise UserError(
             f"--images: {len(files)} images, a card takes {MOST}; choose the ones that show it best"
