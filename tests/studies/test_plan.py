@@ -337,7 +337,10 @@ def check_planned(found: Plan, rows: dict) -> None:
         for section in SECTIONS:
             for name, value in row.get(section, {}).items():
                 told = [getattr(c, name) for c in configs if c.section == section and hasattr(c, name)]
-                assert told and {*told} == {value}, (drawing.row, name)
+                assert told and {*told} == {tuple(value) if isinstance(value, list) else value}, (
+                    drawing.row,
+                    name,
+                )
         for name, value in row.get("generate", {}).items():
             assert getattr(drawing.config, name) == value
     assert used == {str(training.folder) for training in found.trainings.values()}
