@@ -33,14 +33,14 @@ def card(
 ) -> str:
     """The whole of README.md."""
     parts = [
-        _front(file, license, images),
+        front(file, license, images, file.triggers, not file.concept),
         f"# {code(repo.partition('/')[2])}",
         "<Gallery />" if images else "",
         WHAT[file.kind],
-        _base(file),
+        base(file),
         _words(file),
-        _scores(scores),
-        _listed("## Settings", [f"{code(key)}: {code(value)}" for key, value in file.settings.items()]),
+        scored(scores),
+        listed("## Settings", [f"{code(key)}: {code(value)}" for key, value in file.settings.items()]),
         _loading(file, repo),
         f"## Licence\n\n{code(license)}, chosen by who published this file.",
     ]
@@ -54,27 +54,31 @@ def code(text: str) -> str:
     return f"{fence}{pad}{text}{pad}{fence}"
 
 
-def _front(file: About, license: str, images: Iterable[Picture]) -> str:
-    tags = ["text-to-image", "lora", *([] if file.concept else ["diffusers", "template:sd-lora"]), "b4m"]
+def front(
+    file: About, license: str, images: Iterable[Picture], triggers: Iterable[str], diffusers: bool
+) -> str:
+    """What the hub reads. file: any of the repository's; diffusers: whether Diffusers loads them as they stand."""
+    tags = ["text-to-image", "lora", *(["diffusers", "template:sd-lora"] if diffusers else []), "b4m"]
     facts = {
         "license": license,
         "base_model": file.base,
         "base_model_relation": "adapter" if file.base else None,
-        "library_name": None if file.concept else "diffusers",
+        "library_name": "diffusers" if diffusers else None,
         "pipeline_tag": "text-to-image",
         "tags": tags,
-        "instance_prompt": ", ".join(file.triggers) or None,
+        "instance_prompt": ", ".join(triggers) or None,
         "widget": [{"text": one.prompt or "-", "output": {"url": one.name}} for one in images] or None,
     }
     kept = {key: value for key, value in facts.items() if value is not None}
     return f"---\n{yaml.safe_dump(kept, sort_keys=False, allow_unicode=True)}---"
 
 
-def _base(file: About) -> str:
+def base(file: About) -> str:
+    """The section on the base model."""
     if file.embedded:
         told = (
-            "**The small base model that comes with the project's code** (its embedded base). The file works with that "
-            "one alone: not with Stable Diffusion XL, and not with any other model on the hub."
+            "**The small base model that comes with the project's code** (its embedded base). What is here works "
+            "with that one alone: not with Stable Diffusion XL, and not with any other model on the hub."
         )
     elif file.base:
         told = f"[{file.base}](https://huggingface.co/{file.base})"
@@ -86,20 +90,21 @@ def _base(file: About) -> str:
 
 
 def _words(file: About) -> str:
-    words = _listed("## Trigger words", map(code, file.triggers)) or (
+    words = listed("## Trigger words", map(code, file.triggers)) or (
         "## Trigger words\n\nThe file names none."
     )
-    prompts = _listed("## Prompts of the training", map(code, file.prompts))
+    prompts = listed("## Prompts of the training", map(code, file.prompts))
     return f"{words}\n\n{prompts}" if prompts else words
 
 
-def _scores(scores: Sequence[tuple[str, Sequence[str]]]) -> str:
+def scored(scores: Sequence[tuple[str, Sequence[str]]]) -> str:
+    """The section of the scores; nothing without any."""
     rows = [f"{code(row)}: {'; '.join(texts)}" for row, texts in scores]
     told = "From `b4m evaluate`, with 95 % intervals where there are several pairs, given by who published this file."
-    return _listed(f"## Scores\n\n{told}", rows)
+    return listed(f"## Scores\n\n{told}", rows)
 
 
-def _listed(head: str, lines: Iterable[str]) -> str:
+def listed(head: str, lines: Iterable[str]) -> str:
     """Nothing, where there is no line."""
     body = "\n".join(f"- {line}" for line in lines)
     return f"{head}\n\n{body}" if body else ""
@@ -107,7 +112,7 @@ def _listed(head: str, lines: Iterable[str]) -> str:
 
 def _loading(file: About, repo: str) -> str:
     get = f"hf download {repo} {file.name} --local-dir ."
-    draw = f"b4m generate --{'lora' if not file.concept else file.kind}-file {file.name}{_model(file)}"
+    draw = f"b4m generate --{'lora' if not file.concept else file.kind}-file {file.name}{model_flags(file)}"
     draw += f" --prompts {shlex.quote(_prompt(file))}"
     parts = [f"## How to load it\n\nWith b4m:\n\n```bash\n{get}\n{draw}\n```"]
     if file.concept:
@@ -122,7 +127,8 @@ def _as_lora(file: About) -> str:
     return (
         f"A concept file holds half of a LoRA, which {usable} cannot load as it stands. Written as a whole LoRA, alone "
         f"or with `--{other}-file` and a file of the same settings, it loads there:\n\n```bash\n"
-        f"{export} {'diffusers' if file.embedded else 'kohya-original'}{_based(file)}\n```" + _no_comfy(file)
+        f"{export} {'diffusers' if file.embedded else 'kohya-original'}{based_flags(file)}\n```"
+        + no_comfy(file)
     )
 
 
@@ -145,19 +151,19 @@ def _diffusers(file: About, repo: str) -> str:
 
 def _comfy(file: About) -> str:
     if file.embedded:
-        return _no_comfy(file).strip()
+        return no_comfy(file).strip()
     place = "in `ComfyUI/models/loras`, and choose it in the node *Load LoRA* behind a checkpoint of its base model"
     if file.kohya:
         return f"With ComfyUI: put {code(file.name)} {place}."
     return (
         "With ComfyUI: write it with the keys of ComfyUI first,\n\n```bash\n"
-        f"b4m export --lora-file {file.name} --output comfyui.safetensors --dialect kohya-original{_based(file)}\n"
+        f"b4m export --lora-file {file.name} --output comfyui.safetensors --dialect kohya-original{based_flags(file)}\n"
         "```\n\n"
         f"put `comfyui.safetensors` {place}."
     )
 
 
-def _no_comfy(file: About) -> str:
+def no_comfy(file: About) -> str:
     return "\n\nNot with ComfyUI: it has no checkpoint of the embedded base." if file.embedded else ""
 
 
@@ -168,7 +174,7 @@ def _prompt(file: About) -> str:
     return next(iter(file.prompts + file.triggers), "a photo")
 
 
-def _model(file: About) -> str:
+def model_flags(file: About) -> str:
     """Flags of `b4m generate`."""
     if file.embedded:
         return ""
@@ -176,6 +182,6 @@ def _model(file: About) -> str:
     return " --preset sdxl" + ("" if base == SDXL else f" --base-model {base}")
 
 
-def _based(file: About) -> str:
+def based_flags(file: About) -> str:
     """Flags of `b4m export`."""
     return "" if file.embedded else f" --base-model {file.base or file.example_base or NO_BASE}"

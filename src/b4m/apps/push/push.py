@@ -7,6 +7,8 @@ from . import hub
 from .about import about
 from .card import card
 from .pictures import pictures
+from .project import is_folder_of_files, members
+from .project_card import project_card
 from .scores import read_scores
 from .settings import PushConfig
 
@@ -25,11 +27,16 @@ class Plan:
 
 def plan(config: PushConfig) -> Plan:
     """Everything but the network. Raises UserError."""
-    file = about(config.file, config.base_model)
     images = pictures(config.images)
     scores = read_scores(config.scores) if config.scores else ()
+    shown = {one.name: one.data for one in images}
+    if is_folder_of_files(config.file):
+        found = members(config.file, config.base_model)
+        text = project_card(found, config.repo, config.license, images, scores)
+        return Plan(text, {**{one.name: one.about.path for one in found}, **shown})
+    file = about(config.file, config.base_model)
     text = card(file, config.repo, config.license, images, scores)
-    return Plan(text, {file.name: file.path, **{one.name: one.data for one in images}})
+    return Plan(text, {file.name: file.path, **shown})
 
 
 def push(config: PushConfig) -> str:

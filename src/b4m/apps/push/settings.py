@@ -17,7 +17,9 @@ LICENSE = re.compile(r"[a-z0-9][a-z0-9.+-]{0,60}")
 class PushConfig:
     """Settings of one push. A licence has no default: nobody but the owner of the images can choose one."""
 
-    file: InputPath = setting("the content, style, fused or ordinary LoRA file")
+    file: InputPath = setting(
+        "the content, style, fused or ordinary LoRA file; or a folder of them, as of b4m library or b4m studio"
+    )
     repo: str = setting("repository on the hub, owner/name; made where there is none")
     license: str = setting(
         "licence of the file as the hub spells it: cc-by-4.0, openrail++, other, ...; yours to choose"
