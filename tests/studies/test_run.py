@@ -52,6 +52,14 @@ def scores_of(folder: Path) -> dict:
     return json.loads((folder / "results.json").read_text())["summary"]
 
 
+def test_a_study_may_choose_its_own_baseline(config):
+    values = yaml.safe_load(config.path.read_text())
+    values["rows"] = {"one": {"method": "words"}, "two": {"method": "words", "generate": {"steps": 1}}}
+    values["evaluate"]["baseline"] = "two"
+    config.path.write_text(yaml.safe_dump(values, sort_keys=False))
+    assert scores_of(study(config))["baseline"] == "two"
+
+
 def test_a_row_is_drawn_in_its_own_precision_whichever_row_came_before(config):
     path = config.path
     values = yaml.safe_load(path.read_text())

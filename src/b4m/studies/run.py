@@ -114,9 +114,9 @@ def score_drawn(
 ) -> tuple[list[dict[str, Any]], dict[str, Any]]:
     """Score all drawings of the plan into `folder`. -> `evaluate.score_all`'s. Raises UserError."""
     write_manifest(folder, shots_of(plan))
-    settings = {**PRESETS[plan.study.preset]["evaluate"], **plan.study.evaluate}
+    settings = {"baseline": baseline, **PRESETS[plan.study.preset]["evaluate"], **plan.study.evaluate}
     where = {"pictures": InputPath(str(folder)), "output_dir": OutputPath(str(folder))}
-    return score_all(EvaluateConfig(**settings, **where, baseline=baseline))
+    return score_all(EvaluateConfig(**settings, **where))
 
 
 def timings(seconds: dict[str, float]) -> str:
