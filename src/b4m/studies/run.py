@@ -114,7 +114,11 @@ def score_drawn(
 ) -> tuple[list[dict[str, Any]], dict[str, Any]]:
     """Score all drawings of the plan into `folder`. -> `evaluate.score_all`'s. Raises UserError."""
     write_manifest(folder, shots_of(plan))
-    settings = {"baseline": baseline, **PRESETS[plan.study.preset]["evaluate"], **plan.study.evaluate}
+    settings: dict[str, Any] = {
+        "baseline": baseline,
+        **PRESETS[plan.study.preset]["evaluate"],
+        **plan.study.evaluate,
+    }
     where = {"pictures": InputPath(str(folder)), "output_dir": OutputPath(str(folder))}
     return score_all(EvaluateConfig(**settings, **where))
 
