@@ -142,6 +142,16 @@ def test_what_the_hub_refuses_is_one_line_without_the_token(tmp_path, hub, monke
     assert len(capsys.readouterr().err.splitlines()) == 1
 
 
+def test_nothing_is_made_for_a_card_that_the_hub_refuses(tmp_path, hub):
+    hub.fails = {"validate": (400, "license must be one of these")}
+    refused(
+        lambda: push(config(lora(tmp_path / "a.safetensors"), license="cc-by-9")),
+        "me/bear",
+        "license must be one",
+    )
+    assert not hub.repos and not any("create" in call for call in hub.calls)
+
+
 def test_a_dry_run_and_a_missing_token_touch_no_network(tmp_path, no_hub, capsys):
     file = lora(tmp_path / "a.safetensors")
     given = ["push", file, "--repo", "me/bear", "--license", "other"]

@@ -21,15 +21,19 @@ def token() -> str | None:
 def upload(repo: str, public: bool, files: Mapping[str, bytes | Path]) -> str:
     """One commit with `files`, by their names there, in a repository that is made where there is none. -> its address.
 
-    Raises UserError without a token, for what the hub refuses, and before anything is sent for a repository that
+    The hub is asked about the card, README.md, before a repository is made: it alone knows all its licences.
+
+    Raises UserError without a token, for what the hub refuses, and before anything is put into a repository that
     everybody can see while `public` is not set.
     """
-    from huggingface_hub import CommitOperationAdd, HfApi
+    from huggingface_hub import CommitOperationAdd, HfApi, ModelCard
 
     key = token()
     if key is None:
         raise UserError(NO_TOKEN)
     with _told(repo, key):
+        if isinstance(card := files.get("README.md"), bytes):
+            ModelCard(card.decode()).validate(repo_type="model")
         api = HfApi(token=key)
         api.create_repo(repo, private=not public, exist_ok=True)
         private = api.model_info(repo).private
