@@ -3,7 +3,8 @@
     python examples/world2/judge.py --kind resnet     # trains one of two on the shards of --work, then measures it
     python examples/world2/judge.py --kind vit        # the other: another architecture, other augmentations and seed
 
-Two of them, built apart, because a fault of one shows where they disagree. Each is one safetensors file in --judges.
+Two of them, built apart, because a fault of one shows where they disagree. Each is one safetensors file in --judges;
+a training that was stopped goes on from its state in --work.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.nn.functional import avg_pool2d, cross_entropy, interpolate, pad
+from torch.optim.swa_utils import update_bn
 from tqdm import tqdm
 from transformers import ResNetConfig, ResNetModel, ViTConfig, ViTModel
 
@@ -29,6 +31,7 @@ from world2.contents.markings import KINDS as MARKINGS
 from world2.dataset import SHARD, WORK, as_tensor, drawn_shards, scene
 from world2.extras import ACCESSORIES, SECONDS
 from world2.grounds import KINDS as GROUNDS
+from world2.pretrain import Run
 from world2.scenes import Scene
 from world2.styles import FAMILIES
 
@@ -44,7 +47,8 @@ NAMES: dict[str, tuple[str, ...]] = {
     "ground": GROUNDS,
     "style": tuple(FAMILIES),
 }
-RATE, WARM_UP = 2e-3, 0.1
+RATE = 2e-3
+SETTLING = 32  # batches
 SEEDS = {"resnet": 1, "vit": 2}
 
 
@@ -160,26 +164,31 @@ def targets_of(scenes: Sequence[Scene]) -> dict[str, Tensor]:
     }
 
 
-def train(kind: str, shards: Sequence[np.ndarray], seed: int, steps: int, batch: int) -> Judge:
+def train(kind: str, work: Path, shards: Sequence[np.ndarray], seed: int, steps: int, batch: int) -> Judge:
+    """On the shards; its state is kept in `work`, and the same call goes on with it."""
     torch.manual_seed(SEEDS[kind])
-    judge, augment = Judge(kind).train(), AUGMENT[kind]
-    targets = targets_of([scene(seed, i) for i in tqdm(range(len(shards) * SHARD), "labels", mininterval=10)])
-    optimizer = torch.optim.AdamW(judge.parameters(), lr=RATE, weight_decay=0.05, fused=True)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, RATE, total_steps=steps, pct_start=WARM_UP)
-    rng, generator = np.random.default_rng([8, SEEDS[kind]]), torch.Generator().manual_seed(SEEDS[kind])
-    for _ in (bar := tqdm(range(steps), kind, mininterval=10)):
-        rows = rng.integers(len(shards) * SHARD, size=batch)
+    judge = Judge(kind).train()
+    count = len(shards) * SHARD
+    targets = targets_of([scene(seed, i) for i in tqdm(range(count), "labels", mininterval=10)])
+
+    def pictures_of_step(step: int) -> tuple[Tensor, np.ndarray]:
+        rows = np.random.default_rng([8, SEEDS[kind], step]).integers(count, size=batch)
         pictures = as_tensor(np.stack([shards[row // SHARD][row % SHARD] for row in rows]))
+        return AUGMENT[kind](pictures, torch.Generator().manual_seed(step)), rows
+
+    def loss_of_step(step: int) -> Tensor:
+        pictures, rows = pictures_of_step(step)
         with torch.autocast("cpu", torch.bfloat16):
-            logits = judge(augment(pictures, generator))
-        losses = [cross_entropy(logits[aspect].float(), targets[aspect][rows]) for aspect in NAMES]
-        loss = torch.stack(losses).sum()
-        loss.backward()
-        nn.utils.clip_grad_norm_(judge.parameters(), 1.0)
-        optimizer.step()
-        optimizer.zero_grad()
-        schedule.step()
-        bar.set_postfix(loss=loss.item(), refresh=False)
+            logits = judge(pictures)
+        return torch.stack(
+            [cross_entropy(logits[aspect].float(), targets[aspect][rows]) for aspect in NAMES]
+        ).sum()
+
+    run = Run(work / f"judge-{kind}.safetensors", {"judge": judge}, RATE)
+    run.loop(loss_of_step, steps, anneal=steps // 2)
+    run.adopt_average()
+    # Statistics of the batch norms belong to the weights of the last steps, not to their average.
+    update_bn([pictures_of_step(step)[0] for step in range(SETTLING)], judge)
     return judge
 
 
@@ -211,7 +220,7 @@ def main() -> None:
     options = parser.parse_args()
     torch.set_num_threads(1)
     *shards, unseen = drawn_shards(options.work, options.seed)
-    judge = train(options.kind, shards, options.seed, options.steps, options.batch)
+    judge = train(options.kind, options.work, shards, options.seed, options.steps, options.batch)
     options.judges.mkdir(parents=True, exist_ok=True)
     state = {key: value.half().contiguous() for key, value in judge.state_dict().items()}
     save_file(state, options.judges / f"{options.kind}.safetensors")

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import save_file
-from world2 import judge
+from world2 import dataset, judge
 from world2.dataset import scene
 from world2.scenes import sample_scene
 
@@ -45,3 +45,18 @@ def test_augmented_pictures_keep_their_shape_and_come_out_the_same_again(kind):
     pictures = torch.rand(4, 3, 128, 128) * 2 - 1
     one, other = (judge.AUGMENT[kind](pictures, torch.Generator().manual_seed(3)) for _ in range(2))
     assert one.shape == pictures.shape and torch.equal(one, other) and not torch.equal(one, pictures)
+
+
+@pytest.mark.parametrize("kind", ["resnet", "vit"])
+def test_a_judge_that_is_trained_is_not_trained_again(tmp_path, monkeypatch, kind):
+    for module in (dataset, judge):
+        monkeypatch.setattr(module, "SHARD", 8)
+    monkeypatch.setattr(judge, "SETTLING", 2)
+    shards = [dataset.draw_shard(tmp_path, 0, 0)]
+    first, again = (judge.train(kind, tmp_path, shards, 0, steps=2, batch=4).state_dict() for _ in range(2))
+    blank = judge.Judge(kind).state_dict()
+    assert all(torch.equal(first[name], again[name]) for name in first)
+    assert not torch.equal(first["heads.class.weight"], blank["heads.class.weight"])
+    if kind == "resnet":
+        norm = "trunk.embedder.embedder.normalization.running_mean"
+        assert not torch.equal(first[norm], blank[norm])
