@@ -85,9 +85,8 @@ def main() -> int:
             file=sys.stderr,
         )
         return 2
-    signal.signal(
-        signal.SIGTERM, lambda number, frame: sys.exit(128 + number)
-    )  # what is under way ends with it
+    # What is under way ends with it.
+    signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
     options.folder.mkdir(parents=True, exist_ok=True)
     path = options.folder / "gpu.json"
     device = torch.device("cpu" if options.dry else "cuda")

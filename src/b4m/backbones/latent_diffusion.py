@@ -229,9 +229,8 @@ class LatentDiffusion:
         attention: dict[str, Any] | None = None,
     ) -> Tensor:
         given = self.arguments(conditions)
-        noisy = noisy.to(
-            next(self.denoiser.parameters()).dtype
-        )  # Diffusers' .dtype goes through every module
+        dtype = next(self.denoiser.parameters()).dtype  # Diffusers' own .dtype goes through every module
+        noisy = noisy.to(dtype)
         return self.denoiser(noisy, timesteps, **given, cross_attention_kwargs=attention).sample
 
     def free(self, keep_vae: bool = False, keep_encoders: bool = False) -> None:

@@ -38,9 +38,8 @@ class Source:
     images: tuple[int, ...]  # indices into Inputs.images
     samples: int
     trigger: str = ""  # the word that will call the concept
-    prior: bool = (
-        False  # of the term beside Eq. 12: images of the class or a teacher's paths, which a model draws
-    )
+    # Of the term beside Eq. 12: images of the class or a teacher's paths, which a model draws.
+    prior: bool = False
     label: str = "prior"  # what a line calls a source that was drawn
 
     def pick(self, key: Sequence[int | str], position: int) -> int:

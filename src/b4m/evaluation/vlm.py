@@ -92,9 +92,8 @@ class Vlm:
         if key not in self._known:
             try:
                 self._known[key] = self._ask([picture.convert("RGB") for picture in pictures], question)
-            except (
-                Exception
-            ) as error:  # of somebody else's model: no chat template, one image only, no memory
+            # Of somebody else's model: no chat template, one image only, no memory.
+            except Exception as error:
                 raise UserError(f"{_where(self.name)}: cannot be asked: {reason(error)[:300]}") from error
             if self._folder is not None:  # a file for each answer: nothing is ever rewritten
                 text = json.dumps({key: self._known[key]}, ensure_ascii=False)

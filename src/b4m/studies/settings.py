@@ -1,5 +1,6 @@
 """Settings of `b4m study` and `b4m library`."""
 
+from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,7 +13,7 @@ ENGINES = ("local", "ray")
 
 
 @dataclass(frozen=True, kw_only=True)
-class EngineConfig:
+class EngineConfig(ABC):
     """Who does the work of a study or a library. Raises UserError."""
 
     engine: str = setting(
@@ -42,14 +43,14 @@ class EngineConfig:
         check(self)
 
     @property
+    @abstractmethod
     def name(self) -> str:
         """Of the folder of results."""
-        raise NotImplementedError
 
     @property
+    @abstractmethod
     def words(self) -> list[str]:
         """The words after `b4m` that run this again."""
-        raise NotImplementedError
 
 
 @dataclass(frozen=True)

@@ -35,11 +35,8 @@ from .start import Ready, start
 from .state import save_state
 
 Mark = Callable[[str], None]
-LOSSES = (
-    "loss",
-    "target_loss",
-    "partner_loss",
-)  # in log.jsonl; then `Inputs.beside`, where there is such a term
+# In log.jsonl; then `Inputs.beside`, where there is such a term.
+LOSSES = ("loss", "target_loss", "partner_loss")
 
 
 def no_mark(phase: str) -> None:

@@ -74,7 +74,7 @@ def test_a_studio_calls_its_concepts_by_their_titles_and_none_twice(tmp_path):
         concept(folder / "training" / "content.safetensors", "content")
         (folder / "concept.json").write_text(json.dumps({"kind": "content", "name": "Ted / my bear"}))
     concept(tmp_path / "trash" / "content-00000003" / "training" / "content.safetensors", "content")
-    names = {name for name in plan(config(tmp_path)).others}
+    names = set(plan(config(tmp_path)).others)
     assert names == {"contents/Ted-my-bear.safetensors", "contents/Ted-my-bear-2.safetensors"}
 
 

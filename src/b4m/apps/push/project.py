@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ...core.errors import UserError, note, printable
+from ..studio.library import CONCEPT
 from .about import About, about
 
 PLACES = {"content": "contents", "style": "styles", "fused": "pairs", "LoRA": "loras"}  # in the repository
@@ -63,8 +64,8 @@ def _files(folder: Path) -> Iterator[Path]:
 def _stem(file: Path) -> str:
     """What the file is called for people: a studio's concept by its title, a library's by its folder."""
     for folder in file.parents[:2]:
-        if (folder / "concept.json").is_file():
-            return _plain(_title(folder / "concept.json") or folder.name)
+        if (folder / CONCEPT).is_file():
+            return _plain(_title(folder / CONCEPT) or folder.name)
     named = _FOLDER.fullmatch(file.parent.name)
     return _plain(named[1] if named else file.stem)
 

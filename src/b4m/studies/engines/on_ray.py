@@ -65,9 +65,8 @@ class OnRay:
             time.sleep(LOOK)
             return []
         ray.wait(promises, timeout=min(seconds, LOOK))
-        ready, _ = ray.wait(
-            promises, num_returns=len(promises), timeout=0
-        )  # all at once: there may be thousands
+        # All at once: there may be thousands.
+        ready, _ = ray.wait(promises, num_returns=len(promises), timeout=0)
         return [self._end(promise) for promise in ready if not self._welcome(promise)]
 
     def _grow(self) -> None:
@@ -104,9 +103,8 @@ class OnRay:
             told = ray.get(promise)
         except RayTaskError:  # an error of the program
             raise
-        except (
-            RayError
-        ):  # the worker or its node is gone, or out of reach: then it must not go on beside another one
+        # The worker or its node is gone, or out of reach: then it must not go on beside another one.
+        except RayError:
             with suppress(RayError):
                 ray.kill(worker)
             return number, Outcome.LOST
