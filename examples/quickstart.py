@@ -21,6 +21,7 @@ from contextlib import contextmanager
 from dataclasses import asdict
 from functools import cache
 from itertools import product
+from multiprocessing.synchronize import Semaphore
 from pathlib import Path
 from threading import Thread
 
@@ -50,6 +51,7 @@ from b4m.training.loop import TrainResult, train
 REFERENCES = ROOT / "examples" / "references"
 GRID_SEEDS = (0, 1)
 PROCESSES = 2  # content and style are trained side by side
+READY = 10  # seconds that a process may take to begin
 AT_ONCE = 10  # images of one task: few enough that no process waits long for the other
 # What was learned is what guidance strengthens; as a sum, content and style disturb each other least: docs/method.md.
 GUIDED = {"guidance": 1.5, "negative": "base"}
@@ -120,12 +122,16 @@ def processes(number: int) -> Iterator[Executor]:
     threads = max(1, (os.cpu_count() or 1) // number)
     start = "fork" if sys.platform == "linux" else "spawn"  # a fork has everything imported already
     context = multiprocessing.get_context(start)
-    pool = ProcessPoolExecutor(number, context, initializer=prepare, initargs=(threads,))
+    ready = context.Semaphore(0)  # counts those that can be told to stop
+    pool = ProcessPoolExecutor(number, context, initializer=prepare, initargs=(threads, ready))
     before = signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
     try:
         yield pool
     except BaseException:
-        for child in multiprocessing.active_children():
+        children = multiprocessing.active_children()
+        for _ in children:  # a signal that comes while a process is being forked is lost
+            ready.acquire(timeout=READY)
+        for child in children:
             child.terminate()
         raise
     finally:
@@ -133,13 +139,14 @@ def processes(number: int) -> Iterator[Executor]:
         signal.signal(signal.SIGTERM, before)
 
 
-def prepare(threads: int) -> None:
+def prepare(threads: int, ready: Semaphore) -> None:
     """A process of the pool: it ends with the first one, to which a Ctrl-C is left; `train` listens to both itself."""
     torch.set_num_threads(threads)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     quiet()
     Thread(target=leave_with_parent, daemon=True).start()
+    ready.release()
 
 
 def leave_with_parent() -> None:

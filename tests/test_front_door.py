@@ -4,6 +4,7 @@ import json
 import multiprocessing
 import os
 import re
+import signal
 import subprocess
 import sys
 import time
@@ -107,8 +108,17 @@ def test_the_quickstarts_processes_share_the_cores_and_end(monkeypatch):
     with quickstart.processes(2) as pool:
         threads, process = pool.submit(threads_and_process).result()
     assert threads == max(1, os.cpu_count() // 2) and process != os.getpid()
+    prepare = quickstart.prepare
+
+    def late(*given) -> None:
+        """As one that has just been forked, which no signal reaches yet."""
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+        time.sleep(0.5)
+        prepare(*given)
+
+    monkeypatch.setattr(quickstart, "prepare", late)
     with pytest.raises(UserError, match="no such"), quickstart.processes(2) as pool:
-        under_way = [pool.submit(time.sleep, 600) for _ in range(2)]
+        under_way = [pool.submit(time.sleep, 10) for _ in range(2)]
         while not all(future.running() for future in under_way):
             time.sleep(0.01)
         raise UserError("no such file")
