@@ -26,6 +26,7 @@ MERGED = (
     "ziplora",
     "k-lora",
     "b-lora",
+    "unziplora",
     "orthogonal-adaptation",
     "cc+cs",
     "custom-diffusion",
