@@ -292,19 +292,18 @@ def test_the_file_names_the_count_and_loads_in_stock_diffusers(config, tiny_base
     assert not torch.equal(ask(ours, asked), bare)
 
 
-@pytest.mark.parametrize("taken", [3, 5])  # within a window, after a choice
-def test_a_run_goes_on_bit_for_bit_wherever_it_stops(config, tmp_path, taken):
+def test_a_run_goes_on_bit_for_bit_within_its_second_window(config, tmp_path):
     """Scores, choices and mergers are part of the state."""
-    settings = dict(steps=8, periods=2, gradient_accumulation=1, target_rows=3, checkpoint_every=1, lr=1e-3)
-    done = train(config(**settings, column_share=0.2))  # periods of four steps, windows of two
+    settings = dict(steps=6, periods=2, gradient_accumulation=1, target_rows=3, checkpoint_every=4)
+    done = train(config(**settings, column_share=0.2))  # periods of three steps, windows of two
     again = tmp_path / "again"
     shutil.copytree(done.path.parent, again)
-    for state in (again / "state").iterdir():
-        if int(state.name.removeprefix("step-")) != taken:
-            shutil.rmtree(state)
+    shutil.rmtree(again / "state" / "step-000006")
     (again / done.path.name).unlink()
     result = train(config(**settings, column_share=0.2, output_dir=str(again)))
-    assert result.path.read_bytes() == done.path.read_bytes()
+    assert len(result.losses) == 6 and result.seconds
+    for name in (done.path.name, "log.jsonl"):
+        assert (again / name).read_bytes() == (done.path.parent / name).read_bytes()
 
 
 def test_what_it_cannot_split_is_refused(config, tiny_base, tmp_path):
