@@ -220,6 +220,7 @@ def history(learner, cache, steps):
     for _ in range(steps):
         learner.zero_grad()
         learner.loss(batch(cache, [0], [100]))[0].backward()
+        learner.gather()
         optimizer.step()
         seen.append([learner.unzipped.modules[name].columns for name in names])
         seen[-1] = [{kind: columns[kind].detach().clone() for kind in KINDS} for columns in seen[-1]]
@@ -231,14 +232,13 @@ def history(learner, cache, steps):
 
 def test_mergers_rest_in_windows_and_learn_where_both_have_a_column(config, tiny_base):
     """A window is of four steps: three images and one."""
-    settings = dict(steps=12, periods=2, column_share=0.25, merger_lr=1.0, gradient_accumulation=1)
+    settings = dict(steps=12, periods=2, column_share=0.25, merger_lr=0.1, gradient_accumulation=1)
     learner, cache = begun(config(target_rows=1, overlap_weight=50.0, **settings), tiny_base)
     assert (learner.periods.length, learner.periods.window) == (6, 4)
-    low, contents, styles = history(learner, cache, 6)
+    low, contents, styles = history(learner, cache, 8)
     for layers in (low, contents, styles):
         for columns in layers.values():
-            assert (columns[:4, MERGER] == 1).all(), "at rest in the window"
-            assert ((0 <= columns[:, MERGER]) & (columns[:, MERGER] <= 1)).all()
+            assert (columns[:4, MERGER] == 1).all() and (columns[6:, MERGER] == columns[5, MERGER]).all()
             assert columns[3, SCORE].any() and torch.equal(columns[4, SCORE], columns[3, SCORE])
     assert not (low["content"][4, CHOSEN] * low["style"][4, CHOSEN]).any(), "apart"
     assert (low["content"][-1, MERGER] == 1).all(), "nothing is shared, so nothing learns"
@@ -247,7 +247,17 @@ def test_mergers_rest_in_windows_and_learn_where_both_have_a_column(config, tiny
         chosen = layers[sparse][4, CHOSEN].bool()
         assert chosen.float().mean() == 0.25
         for columns in layers.values():
-            assert (columns[-1, MERGER][chosen] < 1).all() and (columns[-1, MERGER][~chosen] == 1).all()
+            assert (columns[5, MERGER][chosen] < 1).all() and (columns[5, MERGER][~chosen] == 1).all()
+
+
+@pytest.mark.parametrize(("before", "after"), [(1.7, 1.0), (-0.7, 0.0)])
+def test_mergers_stay_between_0_and_1(config, tiny_base, before, after):
+    learner, cache = begun(config(), tiny_base)
+    with torch.no_grad():
+        for columns in learner.columns.values():
+            columns[MERGER] = before
+    for layers in history(learner, cache, 1):
+        assert all((columns[0, MERGER] == after).all() for columns in layers.values())
 
 
 def test_the_overlap_counts_outside_windows_alone_and_parts_add_up(config, tiny_base):

@@ -262,7 +262,7 @@ class UnZipLearner(DenoisingLearner):
         }
 
     def optimizer(self) -> torch.optim.Optimizer:
-        """AdamW; between a step's gradients and its end columns are scored, held back and chosen."""
+        """AdamW; as it steps, columns are scored, chosen and kept in range."""
         groups = [
             {"params": [*self.loras.values()], "lr": self.config.lr},
             {"params": [*self.columns.values()], "lr": self.config.merger_lr, "weight_decay": 0.0},
@@ -278,18 +278,22 @@ class UnZipLearner(DenoisingLearner):
         state = self.stepper.state.get(next(iter(self.loras.values()))) if self.stepper else None
         return int(state["step"]) if state else 0
 
-    def _before(self, step: int) -> None:
-        """In a window mergers rest; after it they learn where both have a column."""
-        if self.periods.is_open(step):
-            for parameter in self.columns.values():
-                parameter.grad = None
-            for module in self.unzipped.modules.values():
-                module.score(anew=self.periods.opens(step))
-            return
+    @torch.no_grad()
+    def gather(self) -> None:
+        """Mergers learn where both have a column, and not in a window."""
+        is_open = self.periods.is_open(self.taken)
         for module in self.unzipped.modules.values():
             for columns in module.columns.values():
-                if columns.grad is not None:
-                    columns.grad.mul_(module.shared())
+                columns.grad.mul_(0 if is_open else module.shared())
+
+    def _before(self, step: int) -> None:
+        """In a window columns are scored; mergers are left out of the step, or what they learned before would go on."""
+        if not self.periods.is_open(step):
+            return
+        for parameter in self.columns.values():
+            parameter.grad = None
+        for module in self.unzipped.modules.values():
+            module.score(anew=self.periods.opens(step))
 
     @torch.no_grad()
     def _after(self, step: int) -> None:
