@@ -18,7 +18,12 @@ from .metrics import alignment, diversity
 from .panel import Extractors
 
 AT_ONCE = 64  # images in memory
-GROUP = ("row", "content_name", "style_name", "training_seed")  # names the images of one row, pair and training seed
+GROUP = (
+    "row",
+    "content_name",
+    "style_name",
+    "training_seed",
+)  # names the images of one row, pair and training seed
 
 Record = dict[str, Any]
 
