@@ -217,6 +217,7 @@ def install(backbone: Backbone, config: UnZip) -> AttachedUnZipped:
 
 
 def check_blocks(backbone: Backbone) -> None:
+    """Raises UserError for a base model where a kind would have no block of its own."""
     names = list(backbone.denoiser.attn_processors)
     for kind, (block, *_) in OPEN.items():
         if not any(name.startswith(block) for name in names):
@@ -249,9 +250,7 @@ class UnZipLearner(DenoisingLearner):
         self.loras = self._named("up") | self._named("down")
         self.columns = self._named("columns")
         self.named = self.loras | self.columns
-        self.told: dict[
-            str, tuple[Tensor, Tensor]
-        ] = {}  # by kind: tokens of each prompt, the prompt of each image
+        self.told: dict[str, tuple[Tensor, Tensor]] = {}  # by kind: tokens of prompts, which one an image has
         self.stepper: torch.optim.Optimizer | None = None
 
     def _named(self, part: str) -> dict[str, nn.Parameter]:
@@ -297,6 +296,7 @@ class UnZipLearner(DenoisingLearner):
 
     @torch.no_grad()
     def _after(self, step: int) -> None:
+        """Mergers stay in [0, 1], and where a window ends columns are chosen."""
         for module in self.unzipped.modules.values():
             for columns in module.columns.values():
                 columns[MERGER].clamp_(0, 1)
