@@ -47,6 +47,17 @@ def config(tiny_base, folders, tmp_path):
     return make
 
 
+# Periods of three steps, windows of two.
+SHORT = dict(steps=6, periods=2, gradient_accumulation=1, target_rows=3, checkpoint_every=4, column_share=0.2)
+
+
+@pytest.fixture(scope="module")
+def done(tiny_base, folders, tmp_path_factory):
+    """A training of a content that was run to its end."""
+    folder = tmp_path_factory.mktemp("done")
+    return train(job(UnZipContentConfig, tiny_base, folder, content_dir=folders["content"], **SHORT))
+
+
 def begun(config, tiny_base):
     task = UnZipLora().task(config)
     learner = task.start(open_backbone(tiny_base))
@@ -285,32 +296,29 @@ def test_what_it_shows_and_saves_is_the_kept_lora(config, tiny_base, folders):
         assert torch.equal(ask(learner.backbone, asked), before) == equal
 
 
-def test_the_file_names_the_count_and_loads_in_stock_diffusers(config, tiny_base, folders):
-    result = train(config(steps=3, gradient_accumulation=1))
-    layers, metadata = load_lora(result.path)
+def test_the_file_names_the_count_and_loads_in_stock_diffusers(done, tiny_base, folders):
+    layers, metadata = load_lora(done.path)
     learned = sum(2 * (up.numel() + down.numel() + len(up)) for up, down in layers.values())
     assert metadata["b4m.trained_parameters"] == str(learned) and metadata["b4m.made_by"] == "unziplora"
     assert metadata["b4m.content_trigger"] == "snq" and "b4m.style_trigger" not in metadata
-    log = [json.loads(line) for line in (result.path.parent / "log.jsonl").read_text().splitlines()]
+    log = [json.loads(line) for line in (done.path.parent / "log.jsonl").read_text().splitlines()]
     assert {"chosen_content", "chosen_style", "merger_content", "merger_style", "overlap"} <= log[0].keys()
     ours, stock = open_backbone(tiny_base), open_backbone(tiny_base)
     asked = question(tiny_base, folders["content"])
     bare = ask(ours, asked)
-    attach(ours, lora_file=str(result.path))
-    stock.pipe.load_lora_weights(str(result.path.parent), weight_name=result.path.name)
+    attach(ours, lora_file=str(done.path))
+    stock.pipe.load_lora_weights(str(done.path.parent), weight_name=done.path.name)
     assert torch.allclose(ask(ours, asked), ask(stock, asked), atol=1e-6)
     assert not torch.equal(ask(ours, asked), bare)
 
 
-def test_a_run_goes_on_bit_for_bit_within_its_second_window(config, tmp_path):
+def test_a_run_goes_on_bit_for_bit_within_its_second_window(done, config, tmp_path):
     """Scores, choices and mergers are part of the state."""
-    settings = dict(steps=6, periods=2, gradient_accumulation=1, target_rows=3, checkpoint_every=4)
-    done = train(config(**settings, column_share=0.2))  # periods of three steps, windows of two
     again = tmp_path / "again"
     shutil.copytree(done.path.parent, again)
     shutil.rmtree(again / "state" / "step-000006")
     (again / done.path.name).unlink()
-    result = train(config(**settings, column_share=0.2, output_dir=str(again)))
+    result = train(config(**SHORT, output_dir=str(again)))
     assert len(result.losses) == 6 and result.seconds
     for name in (done.path.name, "log.jsonl"):
         assert (again / name).read_bytes() == (done.path.parent / name).read_bytes()
