@@ -12,12 +12,15 @@ from world2.scenes import Scene
 LETTERS = "abcdefghijklmnopqrstuvwxyz"
 SYMBOLS = "@#*+0123456789"
 MAX_WORDS = 38  # tokens, but for the two that frame every caption
+ANYTHING = "thing"  # instead of a class word
 PICTURES = ("picture", "image", "drawing")
 # What has a front that words can point: all are drawn facing left until the pose mirrors them. Told, a base can decide
 # at the noisiest levels; untold, the mean of both is a blob that faces nowhere.
 SIDED = ("dog", "fish", "bird", "snail", "whale", "teapot", "car", "train", "boat")
 NEAR, FAR = 0.79, 0.69  # shares of the frame beyond which words say how near it is
 VIEWS = ("facing left", "facing right", "from near", "from far")
+
+Facts = frozenset[tuple[str, str]]  # (what it is about, phrase)
 
 
 @dataclass(frozen=True)
@@ -36,6 +39,14 @@ class _Said:
     looks: tuple[str, ...]  # of the style: adjectives, and phrases such as "blue ink"
     rare_style: str
     style: str
+
+    @property
+    def facts(self) -> Facts:
+        """All that is said of the scene; made-up words say nothing."""
+        one = ("kind", "marking", "facing", "accessory", "second", "ground", "distance", "style")
+        said = [(name, getattr(self, name)) for name in one]
+        said += [(name, phrase) for name in ("colours", "looks") for phrase in getattr(self, name)]
+        return frozenset((name, phrase) for name, phrase in said if phrase and phrase != ANYTHING)
 
     @property
     def thing(self) -> str:
@@ -102,6 +113,23 @@ def caption(scene: Scene) -> str:
     return _join(said.thing, said.place, "in", said.named_style, "style", said.materials)
 
 
+def concept_caption(scene: Scene, content: str = "", style: str = "") -> str:
+    """The caption of a reference, in which a trigger word stands for all that is the concept's own; the rest is said.
+
+    A content's own are its colours, marking and shape: `content` is its trigger word. A style's are its materials and
+    manner: `style` is its trigger and class word. A photo is not called one: the base knows a picture that nothing is
+    said about as a photo, and a content that was only ever called a photo shows as nothing else.
+    """
+    said = _everything(scene)
+    if content:
+        said = replace(said, colours=(), rare=content, marking="")
+    if style:
+        return _join(said.thing, said.place, "in", style, "style")
+    if said.style == "photo":
+        return _join(said.thing, said.place)
+    return _join(said.thing, said.place, "in", said.named_style, "style", said.materials)
+
+
 def rare_word(rng: np.random.Generator) -> str:
     """A made-up word of two to five signs, such as "snq" or "w@z": what trigger words look like."""
     signs = [LETTERS[i] for i in rng.integers(len(LETTERS), size=rng.integers(2, 6))]
@@ -110,8 +138,18 @@ def rare_word(rng: np.random.Generator) -> str:
     return "".join(signs)
 
 
+def facts(scene: Scene) -> Facts:
+    """All that words can say of the scene."""
+    return _everything(scene).facts
+
+
 def noisy_caption(scene: Scene, rng: np.random.Generator) -> str:
     """A caption with parts left out and made-up words put in, in one of several orders."""
+    return spoken(scene, rng)[0]
+
+
+def spoken(scene: Scene, rng: np.random.Generator) -> tuple[str, Facts]:
+    """A noisy caption, and what it says: it is true of every scene whose `facts` hold all of that."""
     full = _everything(scene)
 
     def keep(phrase: str, probability: float) -> str:
@@ -122,7 +160,7 @@ def noisy_caption(scene: Scene, rng: np.random.Generator) -> str:
     some_looks = tuple(look for look in full.looks if rng.random() < 0.5)
     said = replace(
         full,
-        kind=full.kind if rng.random() < 0.98 else "thing",
+        kind=full.kind if rng.random() < 0.98 else ANYTHING,
         colours=() if silent < 0.15 else some_colours,
         rare=keep(rare_word(rng), 0.2),
         marking=keep(full.marking, 0.8),
@@ -137,7 +175,8 @@ def noisy_caption(scene: Scene, rng: np.random.Generator) -> str:
     )
     while _tokens(said, text := _phrased(said, rng)) > MAX_WORDS:
         said = replace(said, looks=said.looks[:-1], rare_style=said.rare_style if said.looks else "")
-    return text
+    # Some forms leave looks out; that a picture is a photo is said by saying nothing.
+    return text, frozenset(fact for fact in said.facts if fact[1] in text or fact[0] == "style")
 
 
 def _tokens(said: _Said, text: str) -> int:
