@@ -14,8 +14,9 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from transformers import AutoModel, AutoModelForImageClassification, AutoTokenizer, PreTrainedModel
+from world2.spaces import blindness, embed, embed_captions, embed_for_captions, name, retrieve
 
 from world.classifier import CONTENT_NAMES, STYLE_NAMES
 from world.dataset import as_tensor
@@ -94,62 +95,7 @@ def load(name: str) -> PreTrainedModel:
     return kind.from_pretrained(ENCODERS / name, use_safetensors=True, dtype=torch.float32).eval()
 
 
-@torch.no_grad()
-def embed(model: PreTrainedModel, pictures: Tensor) -> Tensor:
-    """Unit vectors (N, d) of pictures, by the trunk of `content`, `style` or `background`."""
-    parts = [model.base_model(pixel_values=part).pooler_output.flatten(1) for part in pictures.split(256)]
-    return nn.functional.normalize(torch.cat(parts), dim=1)
-
-
-@torch.no_grad()
-def name(model: PreTrainedModel, pictures: Tensor) -> np.ndarray:
-    """The number of the class that the head gives each picture."""
-    return torch.cat([model(pixel_values=part).logits.argmax(1) for part in pictures.split(256)]).numpy()
-
-
-@torch.no_grad()
-def embed_captions(model: PreTrainedModel, tokenizer, captions: list[str]) -> Tensor:
-    """Unit vectors (N, 64) of captions, by the prompt encoder."""
-    tokens = tokenizer(captions, padding=True, return_tensors="pt")
-    hidden = model.text_model(**tokens).pooler_output
-    return nn.functional.normalize(model.text_projection(hidden), dim=1)
-
-
-@torch.no_grad()
-def embed_for_captions(model: PreTrainedModel, pictures: Tensor) -> Tensor:
-    """Unit vectors (N, 64) of pictures, in the space of the captions."""
-    parts = [model.vision_model(pixel_values=part).pooler_output for part in pictures.split(256)]
-    return nn.functional.normalize(model.visual_projection(torch.cat(parts)), dim=1)
-
-
 # --- measures --------------------------------------------------------------------------------------
-
-
-def retrieve(features: Tensor, wanted: np.ndarray, other: np.ndarray, draws: int) -> np.ndarray:
-    """What each picture is taken for (draws, N) when it looks for its nearest in a gallery of strangers.
-
-    A gallery holds one picture of every value of `wanted`, drawn at random among the pictures that differ from the
-    query in `other`: it has no picture of the query's style to go by when contents are sought, and the reverse.
-    """
-    rng = np.random.default_rng(0)
-    cosines = (features @ features.T).numpy()
-    strangers = other[:, None] != other[None]
-    found = []
-    for _ in range(draws):
-        scores = []
-        for value in np.unique(wanted):
-            columns = np.flatnonzero(wanted == value)
-            keys = np.where(strangers[:, columns], rng.random((len(wanted), len(columns))), -1)
-            scores.append(np.take_along_axis(cosines[:, columns], keys.argmax(1)[:, None], 1)[:, 0])
-        found.append(np.argmax(scores, 0))
-    return np.stack(found)
-
-
-def blindness(features: Tensor, wanted: np.ndarray, other: np.ndarray) -> dict[str, float]:
-    """Mean cosine of pairs that share only `wanted`, and of pairs that share only `other`."""
-    cosines = (features @ features.T).numpy()
-    same, shared = wanted[:, None] == wanted[None], other[:, None] == other[None]
-    return {"same": float(cosines[same & ~shared].mean()), "other": float(cosines[~same & shared].mean())}
 
 
 def triggered(scene: Scene) -> str:

@@ -28,7 +28,7 @@ from transformers import ResNetConfig, ResNetModel, ViTConfig, ViTModel
 
 from world2.contents import CLASSES, COLOURS
 from world2.contents.markings import KINDS as MARKINGS
-from world2.dataset import SHARD, WORK, as_tensor, drawn_shards, scene
+from world2.dataset import SHARD, WORK, as_tensor, drawn_shards, pictures_of, scene
 from world2.extras import ACCESSORIES, SECONDS
 from world2.grounds import KINDS as GROUNDS
 from world2.pretrain import Run
@@ -173,8 +173,7 @@ def train(kind: str, work: Path, shards: Sequence[np.ndarray], seed: int, steps:
 
     def pictures_of_step(step: int) -> tuple[Tensor, np.ndarray]:
         rows = np.random.default_rng([8, SEEDS[kind], step]).integers(count, size=batch)
-        pictures = as_tensor(np.stack([shards[row // SHARD][row % SHARD] for row in rows]))
-        return AUGMENT[kind](pictures, torch.Generator().manual_seed(step)), rows
+        return AUGMENT[kind](pictures_of(shards, rows), torch.Generator().manual_seed(step)), rows
 
     def loss_of_step(step: int) -> Tensor:
         pictures, rows = pictures_of_step(step)
