@@ -31,7 +31,7 @@ import torch
 from PIL import Image
 from tqdm import tqdm
 
-from b4m.apps.cli import quiet
+from b4m.apps.quiet import quiet
 from b4m.backbones.protocol import Backbone
 from b4m.backbones.registry import open_backbone
 from b4m.config.presets import EMBEDDED, PRESETS
