@@ -12,8 +12,8 @@ from ..backbones.registry import open_backbone
 from ..config.presets import EMBEDDED, PRESETS
 from ..core.where import locate, same
 from ..data.images import open_pictures
-from ..evaluation.evaluate import Extractors, load_extractors
 from ..evaluation.metrics import alignment
+from ..evaluation.panel import Extractors, load_extractors
 from ..sampling.attach import attach, detach
 from ..sampling.sample import sample
 
