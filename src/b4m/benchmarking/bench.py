@@ -222,8 +222,7 @@ def _training(group: str, name: str, loop: Loop) -> Contender:
         loop.step, loop.mark = number, mark
         loop.learner.zero_grad()
         loop.passes = []
-        (loss, *_), _ = loop.average(loop.micro_step(0), stop=False)
-        loop.advance(loss)
+        loop.advance(loop.average(loop.micro_step(0), stop=False))
 
     return Contender(group, name, step, loop.inputs.samples)
 
