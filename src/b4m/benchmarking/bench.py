@@ -14,7 +14,7 @@ from typing import Any, cast
 
 import torch
 
-from ..backbones.footprint import meta_copy
+from ..backbones.dry_pass import meta_copy
 from ..backbones.frozen import compile_blocks, place
 from ..backbones.protocol import Backbone
 from ..core.errors import UserError
