@@ -15,7 +15,7 @@ from typing import Any, cast
 import torch
 
 from ..backbones.dry_pass import meta_copy
-from ..backbones.frozen import compile_blocks, place
+from ..backbones.frozen import compile_blocks, convolutions, is_channels_last, place
 from ..backbones.protocol import Backbone
 from ..core.errors import UserError
 from ..core.process import package_version
@@ -156,6 +156,9 @@ def _contenders(
     _randomize(_learner(second).stacks.pairs)
     contenders.append(_training("second stage", "ours", second))
     contenders.append(Contender("inference", "base", _denoising(model, second), GUIDED_SAMPLES))
+    if is_channels_last(bare):
+        first = _denoising(_channels_first(model), second)
+        contenders.append(Contender("inference", "base, channels first", first, GUIDED_SAMPLES))
     folded = _denoising(_folded(model, second, stack), second)
     contenders.append(Contender("inference", "ours", folded, GUIDED_SAMPLES))
     dialled = _denoising(second.learner.backbone, second)
@@ -174,6 +177,7 @@ def _contenders(
         "parameters": sum(p.numel() for p in bare.parameters()),
         "layers": len(_learner(one).adapter.layers),
         "learnable": sum(p.numel() for p in one.learner.parameters),
+        "channels_last": is_channels_last(bare),
     }
     return contenders, facts
 
@@ -247,6 +251,14 @@ def _denoising(backbone: Backbone, loop: Loop) -> Callable[[int, Mark], None]:
         mark("forward")
 
     return step
+
+
+def _channels_first(model: Backbone) -> Backbone:
+    """The same model, its convolutions' weights in torch's usual order: whether the other one pays is to be seen."""
+    backbone = beside(model, sharing(model.denoiser))
+    for module in convolutions(backbone.denoiser):
+        module.weight = torch.nn.Parameter(module.weight.detach().contiguous(), requires_grad=False)
+    return backbone
 
 
 def _folded(model: Backbone, loop: Loop, stack: ExitStack) -> Backbone:

@@ -57,7 +57,9 @@ def shown(report: dict) -> str:
         )
     rates = ", ".join(f"{name} {rate:.3f}" for name, rate in report["matmul_tflop_per_second"].items())
     lines += [f"{name}: {ratio:.3f}" for name, ratio in report["ratios"].items()]
-    return "\n".join([*lines, f"matmul TFLOP/s: {rates}", *_concepts(report.get("concepts", ()))])
+    order = "last" if report["model"]["channels_last"] else "first"
+    lines += [f"matmul TFLOP/s: {rates}", f"convolutions: channels {order}"]
+    return "\n".join([*lines, *_concepts(report.get("concepts", ()))])
 
 
 CONCEPT = {  # column of a concept's row -> its title
