@@ -8,6 +8,7 @@ import torch
 from accelerate.state import AcceleratorState
 
 from b4m.apps.cli import main
+from b4m.backbones import frozen
 from b4m.backbones.cache import Cache
 from b4m.backbones.dry_pass import meta_copy
 from b4m.benchmarking import bench as measured
@@ -81,7 +82,20 @@ def test_every_contender_is_measured_and_its_phases_are_its_time(tiny, tmp_path)
     ours, lora = rows["stage one", "ours"], rows["stage one", "ordinary LoRA"]
     assert ours["tflop"] < lora["tflop"], "only the weight gradients that routing asks for"
     assert report["ratios"]["stage one: ordinary LoRA / ours"] == lora["seconds"] / ours["seconds"]
-    assert "published flow" in shown(report)
+    told = shown(report)
+    assert "published flow" in told and "convolutions: channels first" in told
+    assert "attention: flash (stage one: ours; second stage: ours; inference: base;" in told
+    assert ours["attention"] == {"flash": 14} and rows["optimizer", "ours"]["attention"] == {}
+    assert rows["stage one", "published flow"]["attention"] == {"flash": 56}, "in four passes"
+
+
+def test_where_convolutions_are_laid_out_the_other_order_is_measured_beside(tiny, tmp_path, monkeypatch):
+    monkeypatch.setattr(frozen, "channels_last_pays", lambda device, dtype: True)
+    output = str(tmp_path / "b.json")
+    config = BenchConfig(size="small", device="cpu", rank=4, steps=1, warm_up=1, rivals="none", output=output)
+    report = bench(config)
+    assert report["model"]["channels_last"] and "convolutions: channels last" in shown(report)
+    assert "inference: base, channels first / ours" in report["ratios"]
 
 
 def check_operators(operators: list[dict]) -> None:

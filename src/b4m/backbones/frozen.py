@@ -1,5 +1,7 @@
 """The frozen denoiser made to fit: in 8 bits, spread over processes, recomputing, compiled, laid out for its device."""
 
+from collections.abc import Mapping
+
 import torch
 from diffusers import ModelMixin
 from diffusers.models.attention import BasicTransformerBlock
@@ -8,6 +10,7 @@ from torch import nn
 
 from ..config.training import TrainConfig
 from ..core.errors import UserError
+from .attention import told
 
 HALF = (torch.bfloat16, torch.float16)
 BLOCKS = (BasicTransformerBlock, ResnetBlock2D)  # what Diffusers recomputes, and what is sharded
@@ -40,6 +43,12 @@ def lay_out(denoiser: ModelMixin) -> None:
     for module in convolutions(denoiser):
         if channels_last_pays(module.weight.device, module.weight.dtype):
             module.to(memory_format=torch.channels_last)
+
+
+def kernels_line(denoiser: ModelMixin, attention: Mapping[str, int]) -> str:
+    """What a run says of how its GPU computes. attention: calls of each kernel."""
+    order = "last" if is_channels_last(denoiser) else "first"
+    return f"kernels: attention {told(attention)}; convolutions channels {order}"
 
 
 def is_channels_last(denoiser: ModelMixin) -> bool:

@@ -14,6 +14,7 @@ from typing import Any, cast
 
 import torch
 
+from ..backbones.attention import Kernels
 from ..backbones.dry_pass import meta_copy
 from ..backbones.frozen import compile_blocks, convolutions, is_channels_last, place
 from ..backbones.protocol import Backbone
@@ -79,6 +80,7 @@ class Contender:
     rows: int
     tflop: float = 0.0
     peak_mb: float = 0.0
+    attention: dict[str, int] = field(default_factory=dict)  # calls of each of torch's kernels
     operators: list[dict] = field(default_factory=list)
     times: list[dict[str, float]] = field(default_factory=list)
 
@@ -166,7 +168,9 @@ def _contenders(
     if config.rivals != "none":
         contenders += _rivals(config, folder, model, one, second)
     for contender in contenders:
-        contender.tflop = tflop(lambda step=contender.step: step(0, no_mark))
+        with Kernels() as attention:
+            contender.tflop = tflop(lambda step=contender.step: step(0, no_mark))
+        contender.attention = dict(attention.calls)
         contender.operators, contender.peak_mb = profiled(
             lambda step=contender.step: step(1, no_mark), device
         )
