@@ -31,7 +31,7 @@ import torch
 from PIL import Image
 from tqdm import tqdm
 
-from b4m.apps.cli import quiet
+from b4m.apps.quiet import quiet
 from b4m.backbones.protocol import Backbone
 from b4m.backbones.registry import open_backbone
 from b4m.config.presets import EMBEDDED, PRESETS
@@ -40,9 +40,10 @@ from b4m.config.training import JOBS, TrainConfig
 from b4m.core.errors import UserError
 from b4m.core.storage import write_atomic, write_text
 from b4m.data.images import load_folder
-from b4m.evaluation.evaluate import load_extractors, score
 from b4m.evaluation.manifest import Shot, in_plain_words, write_manifest
 from b4m.evaluation.metrics import Interval, interval
+from b4m.evaluation.panel import load_extractors
+from b4m.evaluation.score import score
 from b4m.sampling.attach import attach
 from b4m.sampling.grid import grid
 from b4m.sampling.sample import sample, save_png

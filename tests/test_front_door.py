@@ -17,7 +17,8 @@ import pytest
 import torch
 import yaml
 
-from b4m.apps.cli import COMMANDS, main
+from b4m.apps.cli import main
+from b4m.apps.commands import COMMANDS
 from b4m.config.fields import flag
 from b4m.config.presets import PRESETS
 from b4m.config.resolve import resolve

@@ -34,7 +34,7 @@ def test_the_loop_fits_one_screen():
 def test_help_waits_for_no_big_library(arguments):
     """In a process of its own, since this one has them all."""
     program = (
-        "import sys; from b4m.apps.cli import build_parser\n"
+        "import sys; from b4m.apps.flags import build_parser\n"
         f"try: build_parser().parse_args({arguments})\n"
         "except SystemExit: pass\n"
         "print(sorted({'torch', 'diffusers', 'transformers', 'numpy', 'accelerate'} & set(sys.modules)))"

@@ -17,7 +17,8 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "src"))
 
-from b4m.apps.cli import parse, quiet
+from b4m.apps.flags import parse
+from b4m.apps.quiet import quiet
 from b4m.config.fields import flag
 from b4m.config.resolve import resolve
 from b4m.config.sampling import GenerateConfig

@@ -8,7 +8,7 @@ from tokenizers import Tokenizer, models, pre_tokenizers, trainers
 from transformers import CLIPTokenizer
 
 from world2 import styles
-from world2.captions import PICTURES
+from world2.captions import PICTURES, VIEWS
 from world2.contents import CLASSES, COLOURS
 from world2.contents.markings import KINDS as MARKINGS
 from world2.extras import ACCESSORIES, SECONDS
@@ -23,7 +23,7 @@ def words() -> list[str]:
     """Every word that a caption of the world may use, once; the rare families' words are left to be spelled,
     as a token of theirs would keep the random embedding that it starts with."""
     looks = sorted(word for family in styles.FAMILIES.values() for word in vocabulary(family.parameters))
-    grounds = (word for phrase in WORDS.values() for word in phrase.split())
+    phrases = (word for phrase in (*WORDS.values(), *VIEWS) for word in phrase.split())
     every = (
         *GRAMMAR,
         *CLASSES,
@@ -32,7 +32,7 @@ def words() -> list[str]:
         *MARKINGS,
         *ACCESSORIES,
         *SECONDS,
-        *grounds,
+        *phrases,
         *PICTURES,
         *styles.FAMILIES,
         *looks,

@@ -14,22 +14,18 @@ from conftest import SIZE, picture
 from PIL import Image
 from test_extractors import make_clip, make_dino, make_judge
 
-import b4m.evaluation.evaluate
 from b4m.core.errors import UserError
 from b4m.core.storage import read_tensors, write_tensors
 from b4m.data.images import open_pictures
-from b4m.evaluation.evaluate import (
-    Extractors,
-    draw_missing,
-    evaluate,
-    load_extractors,
-    planned,
-    provenance,
-    score,
-)
+from b4m.evaluation import drawing
+from b4m.evaluation import score as scoring
+from b4m.evaluation.drawing import draw_missing, planned
+from b4m.evaluation.evaluate import evaluate
 from b4m.evaluation.manifest import Shot, in_plain_words, read_manifest, write_manifest
 from b4m.evaluation.metrics import crossed_interval
+from b4m.evaluation.panel import Extractors, load_extractors, provenance
 from b4m.evaluation.report import CELL, MAX_PAIRS, plot, sheet, summarise, tables, write_results
+from b4m.evaluation.score import score
 from b4m.evaluation.settings import EvaluateConfig
 
 CONTENTS, STYLES, GROUNDS = ("bear", "car"), ("chalk", "neon"), ("white", "navy")
@@ -313,7 +309,7 @@ def test_a_label_that_no_judge_knows_is_refused(shots, extractors, change):
 
 
 def test_more_pictures_than_fit_in_memory_score_the_same(shots, records, extractors, monkeypatch):
-    monkeypatch.setattr(b4m.evaluation.evaluate, "AT_ONCE", 5)
+    monkeypatch.setattr(scoring, "AT_ONCE", 5)
     assert score(shots, extractors, progress=False) == records
 
 
@@ -579,13 +575,13 @@ def config(tiny_base, trained, folders, models, tmp_path):
 def drawn(monkeypatch) -> list[tuple[str, int]]:
     """The prompts and seeds that are sampled from now on."""
     asked: list[tuple[str, int]] = []
-    original = b4m.evaluation.evaluate.sample_with
+    original = drawing.sample_with
 
     def watched(backbone, config, prompts, seeds):
         asked.extend(zip(prompts, seeds, strict=True))
         return original(backbone, config, prompts, seeds)
 
-    monkeypatch.setattr(b4m.evaluation.evaluate, "sample_with", watched)
+    monkeypatch.setattr(drawing, "sample_with", watched)
     return asked
 
 
@@ -621,9 +617,9 @@ def test_images_need_not_be_square_and_foreign_syntax_gets_a_line(config, tmp_pa
 
 
 def test_drawing_continues_where_it_was_stopped(config, drawn, monkeypatch):
-    monkeypatch.setattr(b4m.evaluation.evaluate, "SAMPLES_AT_ONCE", 1)
+    monkeypatch.setattr(drawing, "SAMPLES_AT_ONCE", 1)
     shots = planned(config())
-    whole = b4m.evaluation.evaluate.sample_with
+    whole = drawing.sample_with
     calls = []
 
     def stopping(*args):
@@ -632,10 +628,10 @@ def test_drawing_continues_where_it_was_stopped(config, drawn, monkeypatch):
             raise KeyboardInterrupt
         return whole(*args)
 
-    monkeypatch.setattr(b4m.evaluation.evaluate, "sample_with", stopping)
+    monkeypatch.setattr(drawing, "sample_with", stopping)
     with pytest.raises(KeyboardInterrupt):
         draw_missing(config(), shots)
-    monkeypatch.setattr(b4m.evaluation.evaluate, "sample_with", whole)
+    monkeypatch.setattr(drawing, "sample_with", whole)
     assert [shot.file.exists() for shot in shots] == [True, True, False, False]
     drawn.clear()
     draw_missing(config(), shots)
@@ -644,7 +640,7 @@ def test_drawing_continues_where_it_was_stopped(config, drawn, monkeypatch):
     shots[1].file.write_bytes(shots[1].file.read_bytes()[:-60])  # a copy that broke off
     draw_missing(config(), shots)
     assert drawn == [(config().prompts[0], 1)]
-    monkeypatch.setattr(b4m.evaluation.evaluate, "open_for", None)  # nothing to draw: no model is loaded
+    monkeypatch.setattr(drawing, "open_for", None)  # nothing to draw: no model is loaded
     draw_missing(config(), shots)
 
 

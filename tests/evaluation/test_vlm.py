@@ -23,9 +23,10 @@ from transformers import (
 )
 
 from b4m.core.errors import UserError
-from b4m.evaluation.evaluate import load_extractors, provenance, score
 from b4m.evaluation.manifest import Shot
+from b4m.evaluation.panel import load_extractors, provenance
 from b4m.evaluation.report import summarise, tables
+from b4m.evaluation.score import score
 from b4m.evaluation.settings import EvaluateConfig
 from b4m.evaluation.vlm import LONGEST, SHOWN, Vlm, load_vlm, verdict
 

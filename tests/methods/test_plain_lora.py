@@ -11,7 +11,7 @@ from torch import nn
 from b4m.backbones.registry import family_of, open_backbone
 from b4m.backbones.sdxl import SDXL
 from b4m.config.sampling import GenerateConfig
-from b4m.evaluation.evaluate import draw_missing
+from b4m.evaluation.drawing import draw_missing
 from b4m.evaluation.manifest import Shot
 from b4m.evaluation.settings import EvaluateConfig
 from b4m.files.export import export

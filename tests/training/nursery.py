@@ -17,7 +17,8 @@ os.environ |= {"HF_HUB_OFFLINE": "1", "ACCELERATE_USE_CPU": "true", "CUDA_VISIBL
 
 import torch
 
-from b4m.apps.cli import main, quiet
+from b4m.apps.cli import main
+from b4m.apps.quiet import quiet
 from b4m.backbones.registry import open_backbone
 from b4m.training import start
 from b4m.training.loop import Loop

@@ -115,12 +115,18 @@ def test_a_caption_says_everything():
         PHOTO,
         0,
     )
-    said = "a red and white fish with blue stripes wearing a green hat with an orange ball on a wooden table"
+    said = "a red and white fish with blue stripes facing left wearing a green hat with an orange ball on a wooden table"
     assert said in caption(scene) and "photo of" in caption(scene)
     drawn = replace(scene, style=member("sketch"))
     assert caption(drawn).startswith(said + " in ") and "sketch style" in caption(drawn)
     for word in " ".join(drawn.style.words).split():
         assert word in caption(drawn).split()
+    alone = replace(scene, accessory=None, second=None, pose=Pose(mirrored=True, fill=0.85))
+    assert "facing right on a wooden table from near" in caption(alone)
+    assert "from far" in caption(replace(alone, pose=Pose(fill=0.65)))
+    assert "from" not in caption(replace(alone, pose=Pose(fill=0.74))).split()
+    bear = replace(alone, content=replace(content, kind="bear"))
+    assert "facing" not in caption(bear)  # it looks at whoever looks at it
 
 
 def test_captions_use_words_of_the_vocabulary_each_one_token():

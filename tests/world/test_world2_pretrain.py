@@ -1,6 +1,10 @@
-"""Pretraining of the second edition, on a shard of eight pictures: stopped and continued, and at half the size."""
+"""Pretraining of the second edition, on a shard of eight pictures: stopped and continued, at half the size, and as
+two processes."""
 
+import os
+import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -48,6 +52,47 @@ def test_half_the_size_reads_other_latents_and_the_run_goes_on_at_the_full_size(
         for side in (64, 128)
     }
     assert shapes == {64: (8, 16, 8, 8), 128: (8, 16, 16, 16)}
+
+
+# Two processes as torchrun starts them, on shards as small as the fixture's.
+TWIN = """
+import sys
+from world2 import dataset, pretrain
+for module in (dataset, pretrain):
+    module.SHARD = 8
+pretrain.main()
+"""
+
+
+def test_two_processes_train_as_one(work, monkeypatch):
+    alone = train(work, monkeypatch, 2)
+    (work / "unet.safetensors").unlink()
+    examples = Path(pretrain.__file__).parents[1]
+    torchrun = [
+        sys.executable,
+        "-m",
+        "torch.distributed.run",
+        "--standalone",
+        "--nproc-per-node",
+        "2",
+        "--no-python",
+    ]
+    command = [sys.executable, "-c", TWIN, "unet", "--work", str(work), "--steps", "2", "--batch", "4"]
+    environment = {**os.environ, "PYTHONPATH": f"{examples}{os.pathsep}{os.environ.get('PYTHONPATH', '')}"}
+    subprocess.run([*torchrun, *command], env=environment, check=True, capture_output=True, timeout=120)
+    together = load_file(work / "unet.safetensors")
+    # What AdamW remembers of the gradients: the same but for bfloat16's rounding, which batches of another size change.
+    names = [name for name in alone if name.startswith("exp_avg:")]
+    first, second = (torch.cat([state[name].flatten() for name in names]) for state in (alone, together))
+    assert together["count:step"] == 2
+    assert torch.cosine_similarity(first, second, dim=0) > 0.99
+
+
+def test_several_processes_must_share_a_step_equally(work, monkeypatch):
+    monkeypatch.setattr(pretrain.processes, "count", lambda: 3)
+    with pytest.raises(SystemExit) as refused:
+        train(work, monkeypatch, 1)
+    assert refused.value.code == 2
 
 
 def test_the_size_is_told_to_the_unet():

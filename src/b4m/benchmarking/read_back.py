@@ -13,8 +13,8 @@ from ..config.presets import EMBEDDED, PRESETS
 from ..core.errors import UserError
 from ..core.where import locate, same
 from ..data.images import open_pictures
-from ..evaluation.evaluate import Extractors, load_extractors
 from ..evaluation.metrics import alignment
+from ..evaluation.panel import Extractors, load_extractors
 from ..sampling.attach import attach, detach
 from ..sampling.sample import sample
 

@@ -6,7 +6,7 @@ from dataclasses import fields
 import pytest
 from conftest import refused
 
-from b4m.apps import cli
+from b4m.apps import flags
 from b4m.apps.studio import advanced, command
 from b4m.apps.studio.plain import without_paths
 from b4m.apps.studio.words import look
@@ -43,7 +43,7 @@ def test_the_command_line_reads_back_what_is_shown():
         "lr": 1e-4,
     }
     given = command.arguments("train-content", settings)
-    parsed = vars(cli.parse(given))
+    parsed = vars(flags.parse(given))
     assert (
         parsed["partner_dirs"] == ["x", "y"]
         and parsed["routing"] is False

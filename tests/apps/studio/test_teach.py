@@ -3,7 +3,7 @@
 import pytest
 from conftest import refused
 
-from b4m.apps import cli
+from b4m.apps import flags
 from b4m.apps.studio import example, jobs, library, references, teach
 from b4m.apps.studio.teach import Form
 from b4m.config.resolve import resolve
@@ -21,7 +21,7 @@ def form(project, folders):
 def test_a_training_is_the_public_command_in_the_projects_folder(project, form, monkeypatch):
     concept = teach.begin(project, form)
     job = jobs.load(project, concept.ident)
-    parsed = vars(cli.parse(job.arguments))
+    parsed = vars(flags.parse(job.arguments))
     assert parsed.pop("command") == "train-content"
     monkeypatch.chdir(project.folder)
     del parsed["config"], parsed["dry_run"]
@@ -91,7 +91,7 @@ def test_a_second_stage_is_a_job_of_the_pair(project, taught, monkeypatch):
         taught["content"].ident,
         taught["style"].ident,
     )
-    assert vars(cli.parse(job.arguments))["content_file"].endswith("content.safetensors")
+    assert vars(flags.parse(job.arguments))["content_file"].endswith("content.safetensors")
 
 
 def test_the_example_puts_one_of_each_into_the_queue(project):

@@ -88,16 +88,16 @@ def push(settings: Mapping[str, Any]) -> str:
 
 def doctor(settings: Mapping[str, Any]) -> list[tuple[bool | None, str]]:
     """`b4m doctor`'s findings: (good, text)."""
-    from ..cli import quiet
     from ..doctor import DoctorConfig
     from ..doctor import examine as look
+    from ..quiet import quiet
 
     return [(finding.good, finding.text) for finding in look(DoctorConfig(**settings), quiet)]
 
 
 def _model(preset: str, settings: Mapping[str, Any]) -> Any:
     """The base model of `b4m.load`, kept: a second one takes its place."""
-    from ..cli import quiet
+    from ..quiet import quiet
 
     name = repr((preset, sorted(settings.items())))
     if name not in _models:
