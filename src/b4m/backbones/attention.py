@@ -33,8 +33,8 @@ class Kernels(TorchFunctionMode):
 
     def __torch_function__(self, func, types, args=(), kwargs=None):
         if func is F.scaled_dot_product_attention:
-            mask = args[3] if len(args) > 3 else (kwargs or {}).get("attn_mask")
-            self.calls[kernel(*args[:3], mask)] += 1
+            q, k, v, *rest = args
+            self.calls[kernel(q, k, v, rest[0] if rest else (kwargs or {}).get("attn_mask"))] += 1
         return func(*args, **(kwargs or {}))
 
 

@@ -4,6 +4,7 @@ import copy
 import weakref
 from collections import Counter
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -81,7 +82,8 @@ class _Living(TorchDispatchMode):
     def _add(self, storage: torch.UntypedStorage) -> None:
         self._known.add(storage._cdata)
         self.now += storage.nbytes()
-        weakref.finalize(storage, self._drop, storage._cdata, storage.nbytes()).atexit = False
+        gone: Any = weakref.finalize(storage, self._drop, storage._cdata, storage.nbytes())
+        gone.atexit = False
 
     def _drop(self, storage: int, size: int) -> None:
         self._known.discard(storage)

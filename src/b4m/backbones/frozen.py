@@ -42,7 +42,7 @@ def lay_out(denoiser: ModelMixin) -> None:
     """Convolutions' weights in the order that pays on the device where they are."""
     for module in convolutions(denoiser):
         if channels_last_pays(module.weight.device, module.weight.dtype):
-            module.to(memory_format=torch.channels_last)
+            module.weight.data = module.weight.data.contiguous(memory_format=torch.channels_last)
 
 
 def kernels_line(denoiser: ModelMixin, attention: Mapping[str, int]) -> str:

@@ -189,9 +189,9 @@ class Loop:
         number = number * self.accelerator.num_processes + self.accelerator.process_index
         shown = self.inputs.micro_batch(config.seed, number, of_step)
         chosen = list(shown.samples)
-        is_prior = None if self.is_prior is None else self.is_prior[chosen]
-        counts = self.is_target[chosen], shown.partner_share, is_prior, self.inputs.prior_weight
-        weights = sample_weights(*counts)
+        is_target, is_prior = self.is_target[chosen], None if self.is_prior is None else self.is_prior[chosen]
+        shares = shown.partner_share, self.inputs.prior_weight
+        weights = sample_weights(is_target, shares[0], is_prior, shares[1])
         parts = in_parts([self.cache.latents[image].shape for image in shown.images], config.rows_per_pass)
         losses = []
         for part in parts:
@@ -204,9 +204,8 @@ class Loop:
             losses.append(of_samples)
         losses = torch.cat(losses)[sent(torch.tensor(sum(parts, [])).argsort(), device)]
         self.passes.append((shown, losses))  # to name a sample whose loss is not finite
-        found = terms(
-            losses, *(sent(count, device) if isinstance(count, Tensor) else count for count in counts)
-        )
+        is_prior = None if is_prior is None else sent(is_prior, device)
+        found = terms(losses, sent(is_target, device), shares[0], is_prior, shares[1])
         return torch.stack([found.sum(), *found])
 
     def batch(self, number: int, shown: MicroBatch, part: Sequence[int], weights: Tensor) -> Batch:
