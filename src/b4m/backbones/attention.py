@@ -3,6 +3,7 @@
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -31,10 +32,10 @@ class Kernels(TorchFunctionMode):
         super().__init__()
         self.calls: Counter[str] = Counter()
 
-    def __torch_function__(self, func, types, args=(), kwargs=None):
+    def __torch_function__(self, func, types, args: tuple[Any, ...] = (), kwargs=None):
         if func is F.scaled_dot_product_attention:
-            q, k, v, *rest = args
-            self.calls[kernel(q, k, v, rest[0] if rest else (kwargs or {}).get("attn_mask"))] += 1
+            mask = args[3] if len(args) > 3 else (kwargs or {}).get("attn_mask")
+            self.calls[kernel(args[0], args[1], args[2], mask)] += 1
         return func(*args, **(kwargs or {}))
 
 
