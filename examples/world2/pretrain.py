@@ -50,10 +50,10 @@ BASE = Path(__file__).resolve().parent / "base"
 EMA = 0.999
 WARM_UP = 200  # steps
 CAPTION_DROPOUT = 0.1
-# Noise levels are drawn as exp(normal), deviation of the noise against that of the latents (EDM2's choice). Half of them
-# lie between 2 and 8, where an outline is decided: around a median of 1.3 a base learned colours, grounds and textures,
-# denoised a drawing from level 4 to a teapot, and itself drew blobs. At half the side an outline is decided at half the
-# noise.
+# Noise levels are drawn as exp(normal), deviation of the noise against that of the latents (EDM2's choice). Half of
+# them lie between 2 and 8, where an outline is decided: around a median of 1.3 a base learned colours, grounds and
+# textures, denoised a drawing from level 4 to a teapot, and itself drew blobs. At half the side an outline is decided
+# at half the noise.
 NOISE_MEDIAN, NOISE_SPREAD = 3.4 / RESOLUTION, 1.0  # the median per pixel of the side
 STATE = ("step", "exp_avg", "exp_avg_sq")  # what AdamW keeps of a weight
 REPORT = 50  # steps

@@ -28,7 +28,7 @@ def test_its_flags_are_the_commands_own(scripts, tmp_path, monkeypatch, sizes):
     from b4m.apps import cli
 
     read = []
-    monkeypatch.setattr(cli, "do", lambda config: read.append(config))
+    monkeypatch.setattr(cli, "job", lambda config: lambda: read.append(config))
     for part in ("content/content", "style/style"):
         (tmp_path / part).parent.mkdir()
         (tmp_path / f"{part}.safetensors").touch()

@@ -1,6 +1,7 @@
 """Whole concepts beside each other: processes that are measured to their end, files that are read back."""
 
 import json
+import re
 import sys
 from argparse import Namespace
 from pathlib import Path
@@ -39,8 +40,29 @@ def test_a_process_is_measured_to_its_end(tmp_path):
         measured(Contender("none", ["no-such-program"], tmp_path / "none"))
 
 
+WRITES = """
+import sys, time
+from pathlib import Path
+end = time.process_time() + 0.2
+while time.process_time() < end: pass
+Path(sys.argv[1], "lora.safetensors").write_bytes(b"x")
+end, held = time.process_time() + 0.5, bytearray(200_000_000)
+while time.process_time() < end: pass
+"""
+
+
+def test_what_is_done_with_the_file_afterwards_does_not_count(tmp_path):
+    found = measured(
+        Contender("peer", [sys.executable, "-c", WRITES, str(tmp_path / "out")], tmp_path / "out")
+    )
+    assert found["seconds"] <= found["process_seconds"] - 0.4
+    assert 0.1 < found["cpu_seconds"] < 0.6 and found["peak_mb"] < 150
+
+
 def test_every_contender_learns_from_as_many_samples_of_the_target(tmp_path):
-    asked = config(concept_steps=7, peer="trainer --dir {images} --to '{output}' --n {steps}x{batch} {other}")
+    asked = config(
+        concept_steps=7, peer="echo --dir {images} --to '{output}' --n {steps}x{batch} '{\"a\": 1}'"
+    )
     ours = settings(asked, "examples/world/base", tmp_path)
     found = {one.name: one for one in contenders(asked, ours, tmp_path)}
     assert len({one.folder for one in found.values()}) == len(found) == 5
@@ -52,8 +74,9 @@ def test_every_contender_learns_from_as_many_samples_of_the_target(tmp_path):
         if "b4m.benchmarking.by_hand" in words:
             assert words[words.index("--batch") + 1] == "4"
     words = found["peer"].argv
-    assert words[:2] == ["trainer", "--dir"] and Path(words[2]).is_dir()
-    assert words[4] == str(tmp_path / "peer") and words[6:] == ["7x4", "{other}"]
+    assert words[:2] == ["echo", "--dir"]
+    assert {path.suffix for path in Path(words[2]).iterdir()} == {".png"}, "captions are no images"
+    assert words[4] == str(tmp_path / "peer") and words[6:] == ["7x4", '{"a": 1}']
     assert found["ours"].role == "content_file" and "--partner-dirs" in found["ours"].argv
 
 
@@ -73,7 +96,7 @@ def test_the_loop_by_hand_leaves_a_lora_that_works(tiny_base, tmp_path, cached):
     )  # fmt: skip
     by_hand.train(options)
     backbone = open_backbone(tiny_base)
-    attach(backbone, lora_file=str(newest(tmp_path / "out", "by hand")))
+    attach(backbone, lora_file=str(newest(tmp_path / "out")))
     assert backbone.attached
 
 
@@ -113,6 +136,21 @@ def test_files_are_read_back_and_rows_say_what_came_of_them(
 def test_scores_of_the_embedded_base_know_the_car(tmp_path):
     found = Reader("examples/world/base", "no", "cpu", 64)
     assert found.extractors and "car instance" in found.extractors.judges["content"].labels
+
+
+@pytest.mark.parametrize(
+    ("peer", "said"),
+    [
+        ("no-such-program {output}", "no-such-program: no such program"),
+        ("", "no such program"),
+        ("echo '{output}", "No closing quotation"),
+        ("echo {output} {pictures}", "{pictures} is nothing that is filled in"),
+        ("echo {images}", "says {output} nowhere"),
+    ],
+)
+def test_a_peer_that_cannot_work_is_refused_before_ours_are_measured(peer, said):
+    with pytest.raises(UserError, match=re.escape(said)):
+        config(peer=peer)
 
 
 @pytest.mark.parametrize("given", [{"peer": "x {output}"}, {"concept_steps": 3}])

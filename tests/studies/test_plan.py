@@ -26,6 +26,7 @@ MERGED = (
     "ziplora",
     "k-lora",
     "b-lora",
+    "unziplora",
     "orthogonal-adaptation",
     "cc+cs",
     "custom-diffusion",
@@ -119,7 +120,7 @@ def test_every_method_puts_on_what_it_says(study_file):
     assert prompts.pop("words") == "a content in style style"
     assert {*prompts.values()} == {"a snq content in w@z style style"}
     sums = [t for t in found.trainings.values() if t.config.stage == "direct-sum"]
-    assert len(sums) == 3 and all(len(t.needs) == 2 for t in sums)
+    assert len(sums) == 4 and all(len(t.needs) == 2 for t in sums)
     joint, everything = (t.config for t in found.trainings.values() if t.config.stage == "joint")
     assert joint.content_class == "content" and everything.content_dir == tuple(found.study.contents)
 

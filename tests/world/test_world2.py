@@ -115,7 +115,8 @@ def test_a_caption_says_everything():
         PHOTO,
         0,
     )
-    said = "a red and white fish with blue stripes facing left wearing a green hat with an orange ball on a wooden table"
+    fish = "a red and white fish with blue stripes facing left wearing a green hat"
+    said = f"{fish} with an orange ball on a wooden table"
     assert said in caption(scene) and "photo of" in caption(scene)
     drawn = replace(scene, style=member("sketch"))
     assert caption(drawn).startswith(said + " in ") and "sketch style" in caption(drawn)

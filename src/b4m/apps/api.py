@@ -30,7 +30,7 @@ from .push.settings import PushConfig
 
 File = str | Path
 FILES = ("content_file", "style_file", "lora_file")
-AT_LOADING = ("base_model", "vae", "mixed_precision", *FILES)
+AT_LOADING = ("base_model", "vae", "mixed_precision", "base_lora", *FILES)
 
 
 def train_content(*, preset: str | None = None, config: File | None = None, **settings: Any) -> Path:

@@ -1,5 +1,7 @@
 """The job behind the settings of a command, and what a dry run says of it."""
 
+from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 from ..benchmarking.settings import BenchConfig
@@ -14,90 +16,101 @@ from .quiet import quiet
 from .vote.settings import MakeConfig, ReportConfig, ServeConfig, SimulateConfig
 
 
-def do(config: Any) -> None:
-    """The job behind `config`, and what it made. Imports here: torch takes seconds, which --help need not wait."""
+def job(config: Any) -> Callable[[], object]:
+    """The job behind `config`, imported and ready: called, it says what it made.
+
+    Imports here: torch takes seconds, which --help need not wait.
+    """
     match config:
         case JobConfig():
             from ..training.loop import train
 
-            train(config)
+            return lambda: train(config)
         case GenerateConfig():
             from ..sampling.generate import generate
             from .best import choice
 
-            print(*generate(config, choice(config)), sep="\n")
+            return lambda: print(*generate(config, choice(config)), sep="\n")
         case ExportConfig():
             from ..files.export import export
 
-            print(export(config))
+            return lambda: print(export(config))
         case SplitConfig():
             from ..files.export import split
 
-            print(*split(config), sep="\n")
+            return lambda: print(*split(config), sep="\n")
         case PushConfig():
             from .push.push import push
 
-            print(push(config))
+            return lambda: print(push(config))
         case EvaluateConfig():
             from ..evaluation.evaluate import evaluate
             from ..evaluation.report import tables
 
-            print(tables(evaluate(config)["summary"]), f"more in {config.output_dir}", sep="\n")
+            return lambda: print(
+                tables(evaluate(config)["summary"]), f"more in {config.output_dir}", sep="\n"
+            )
         case StudyConfig(write_slurm=str(folder)):
             from ..studies.run import slurm
 
-            print(f"sbatch {slurm(config, folder)}")
+            return lambda: print(f"sbatch {slurm(config, folder)}")
         case StudyConfig():
             from ..studies.run import study
 
-            folder = study(config)
-            print(
-                (folder / "results.md").read_text(encoding="utf-8")
-                if folder
-                else "another process writes the results"
-            )
+            return lambda: print(_results(study(config)))
         case LibraryConfig(write_slurm=str(folder)):
             from ..studies.library import slurm
 
-            print(f"sbatch {slurm(config, folder)}")
+            return lambda: print(f"sbatch {slurm(config, folder)}")
         case LibraryConfig():
             from ..studies.library import library
 
-            print(library(config) or "another process writes the gallery")
+            return lambda: print(library(config) or "another process writes the gallery")
         case BenchConfig():
             from ..benchmarking.bench import bench
             from ..benchmarking.report import shown
 
-            print(shown(bench(config)), f"more in {config.output}", sep="\n")
+            return lambda: print(shown(bench(config)), f"more in {config.output}", sep="\n")
         case BalanceConfig():
             from ..evaluation.balance import balance, balance_table
 
-            print(balance_table(balance(config)))
+            return lambda: print(balance_table(balance(config)))
         case InspectConfig(interference=True):
             from ..evaluation.interference import interference, interference_table
 
-            print(interference_table(interference(config)), f"more in {config.output}", sep="\n")
+            return lambda: print(
+                interference_table(interference(config)), f"more in {config.output}", sep="\n"
+            )
         case InspectConfig():
             from ..evaluation.inspection import inspect
             from ..evaluation.inspection_report import table
 
-            print(table(inspect(config)), f"more in {config.output}", sep="\n")
+            return lambda: print(table(inspect(config)), f"more in {config.output}", sep="\n")
         case MakeConfig():
             from .vote.make import make
 
-            print(f"{make(config)}: now b4m vote serve {config.output_dir}")
+            return lambda: print(f"{make(config)}: now b4m vote serve {config.output_dir}")
         case ServeConfig():
             from .vote.serve import serve
 
-            serve(config)
+            return lambda: serve(config)
         case ReportConfig():
             from .vote.report import report
 
-            print(f"{report(config)}/report.md")
+            return lambda: print(f"{report(config)}/report.md")
         case SimulateConfig():
             from .vote.simulate import simulate
 
-            print(f"{simulate(config)}/report.md, of simulated voters")
+            return lambda: print(f"{simulate(config)}/report.md, of simulated voters")
+        case _:
+            raise TypeError(f"no job for {type(config).__name__}")
+
+
+def _results(folder: Path | None) -> str:
+    """What a study says at its end."""
+    if folder is None:
+        return "another process writes the results"
+    return (folder / "results.md").read_text(encoding="utf-8")
 
 
 def dry_run(config: Any) -> None:

@@ -10,8 +10,8 @@ import torch
 from diffusers import (
     AutoencoderKL,
     DiffusionPipeline,
-    EulerDiscreteScheduler,
     ModelMixin,
+    SchedulerMixin,
     UNet2DConditionModel,
 )
 from diffusers.training_utils import free_memory
@@ -24,7 +24,7 @@ from ..core.storage import reason
 from ..data.images import Picture
 from ..data.summary import Cut
 from .frozen import lay_out
-from .noise import PREDICTIONS, check_noise, euler
+from .noise import PREDICTIONS, SAMPLERS, check_noise
 from .prompts import cut_off
 from .protocol import Attached, Conditions
 from .source import INDEX, Source, find
@@ -129,7 +129,7 @@ class LatentDiffusion:
         if unet.get("time_cond_proj_dim") is not None:
             raise UserError(
                 f"base model {name}: its UNet is told the guidance scale (a latent consistency model), which is not "
-                "supported; give the model it was made from"
+                "supported; give the model it was made from, and for few steps its LoRA with --base-lora"
             )
 
     @classmethod
@@ -148,8 +148,8 @@ class LatentDiffusion:
     def prediction_type(self) -> str:
         return self.pipe.scheduler.config.prediction_type
 
-    def sampler(self, steps: int) -> EulerDiscreteScheduler:
-        return euler(self.pipe.scheduler, steps)
+    def sampler(self, steps: int, scheduler: str = "euler") -> SchedulerMixin:
+        return SAMPLERS[scheduler](self.pipe.scheduler, steps)
 
     def to(self, device: torch.device | str) -> Self:
         self.pipe.to(device)
@@ -192,11 +192,13 @@ class LatentDiffusion:
         return {"hidden": hidden}
 
     @torch.no_grad()
-    def encode_guided(self, prompts: Sequence[str], negative: str | None) -> dict[str, Tensor]:
+    def encode_guided(
+        self, prompts: Sequence[str], negative: str | None, guided: bool = True
+    ) -> dict[str, Tensor]:
         negative_prompt = None if negative is None else [negative] * len(prompts)
-        tensors = self._encode(prompts, negative_prompt=negative_prompt)
+        tensors = self._encode(prompts, negative_prompt=negative_prompt, do_classifier_free_guidance=guided)
         named = zip(self.encoded, tensors, strict=True)
-        return {name: tensor.to(self.denoiser.dtype) for name, tensor in named}
+        return {name: tensor.to(self.denoiser.dtype) for name, tensor in named if tensor is not None}
 
     @torch.no_grad()
     def encode_images(self, pixels: Tensor) -> Tensor:

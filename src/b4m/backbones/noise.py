@@ -5,8 +5,9 @@ from typing import Any
 
 import diffusers
 import torch
-from diffusers import EulerDiscreteScheduler, SchedulerMixin
+from diffusers import EulerDiscreteScheduler, LCMScheduler, SchedulerMixin
 
+from ..config.sampling import LCM_STEPS
 from ..core.errors import UserError
 from ..core.storage import reason
 
@@ -78,9 +79,22 @@ def euler(scheduler: SchedulerMixin, steps: int) -> EulerDiscreteScheduler:
     Steps that are "leading" never see the last timestep. A model of zero terminal SNR must begin there (Lin et al.
     2023), and so must a few steps, at which the first would be far from pure noise: these are "trailing".
     """
-    process = {name: scheduler.config[name] for name in PROCESS if name in scheduler.config}
-    made = EulerDiscreteScheduler.from_config(scheduler.config, **process)
-    first = steps <= FEW or process.get("rescale_betas_zero_snr")
+    made = EulerDiscreteScheduler.from_config(scheduler.config, **_process(scheduler))
+    first = steps <= FEW or made.config.rescale_betas_zero_snr
     if first and made.config.timestep_spacing == "leading":
         return EulerDiscreteScheduler.from_config(made.config, timestep_spacing="trailing")
     return made
+
+
+def lcm(scheduler: SchedulerMixin, steps: int) -> LCMScheduler:
+    """Steps of latent consistency models (Luo et al. 2023) on the same process: to the image, and noised again."""
+    return LCMScheduler.from_config(
+        scheduler.config, **_process(scheduler), original_inference_steps=LCM_STEPS
+    )
+
+
+def _process(scheduler: SchedulerMixin) -> dict[str, Any]:
+    return {name: scheduler.config[name] for name in PROCESS if name in scheduler.config}
+
+
+SAMPLERS = {"euler": euler, "lcm": lcm}  # by --scheduler

@@ -108,8 +108,11 @@ class Backbone(Protocol):
     def prediction_type(self) -> str:
         """Either "epsilon" or "v_prediction"."""
 
-    def sampler(self, steps: int) -> SchedulerMixin:
-        """What images are drawn with in `steps` steps: on the noise process that the model was trained on."""
+    def sampler(self, steps: int, scheduler: str = "euler") -> SchedulerMixin:
+        """What images are drawn with in `steps` steps: on the noise process that the model was trained on.
+
+        scheduler: "euler" or "lcm".
+        """
 
     def to(self, device: torch.device | str) -> Self:
         """Every part to `device`."""
@@ -130,8 +133,13 @@ class Backbone(Protocol):
     def encode_unguided(self) -> Conditions:
         """A row: what guidance leads away from where no negative prompt is given."""
 
-    def encode_guided(self, prompts: Sequence[str], negative: str | None) -> dict[str, Tensor]:
-        """The embeddings of guided sampling, named as in the pipeline's call, in the denoiser's dtype."""
+    def encode_guided(
+        self, prompts: Sequence[str], negative: str | None, guided: bool = True
+    ) -> dict[str, Tensor]:
+        """The embeddings of sampling, named as in the pipeline's call, in the denoiser's dtype.
+
+        guided: with those of what guidance leads away from.
+        """
 
     def image_conditions(self, image: Picture) -> Conditions:
         """What the denoiser is told of a training image, without the dimension of samples."""

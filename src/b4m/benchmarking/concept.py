@@ -4,7 +4,7 @@
 besides (partners, start-up, encoding) is in its seconds.
 """
 
-import shlex
+import shutil
 import subprocess
 import sys
 import time
@@ -21,9 +21,10 @@ from ..config.resolve import resolve
 from ..config.training import ContentConfig
 from ..core.errors import UserError
 from ..core.where import locate, matches, same
+from ..data.folder import look
 from ..methods.low_rank import LoraContentConfig
 from .read_back import CLASS, IMAGES, WORDS, Reader, newest
-from .settings import BenchConfig
+from .settings import BenchConfig, words_of
 
 PARTNERS = "examples/references/partners/styles/*.png"
 POLL = 0.05  # seconds between two looks at a process's memory
@@ -67,7 +68,12 @@ def _read_back(reader: Reader, contender: Contender, row: Mapping[str, Any]) -> 
     """What `Reader.read` says of its file. Raises UserError for a process that failed, or has left none that fits."""
     if row["status"]:
         raise UserError(f"{contender.name}: ended with status {row['status']}; see its lines above")
-    return reader.read(contender.role, newest(contender.folder, contender.name), row["seconds"])
+    file = newest(contender.folder)
+    if file is None:
+        raise UserError(
+            f"{contender.name}: left no .safetensors in {contender.folder}; let it write to {{output}}"
+        )
+    return reader.read(contender.role, file, row["seconds"])
 
 
 def settings(config: BenchConfig, base: str, folder: Path) -> ContentConfig:
@@ -113,9 +119,9 @@ def contenders(config: BenchConfig, ours: ContentConfig, folder: Path) -> Iterat
     argv = [*b4m, "train", "lora:content", *common, "--output-dir", str(out)]
     yield Contender("ordinary LoRA in our loop", argv, out)
     lora = resolve(LoraContentConfig, preset=preset, base_model=ours.base_model, content_dir=IMAGES)
-    values = {
+    values = {  # settings.FILLED, but for the output
         "base-model": locate(ours.base_model),
-        "images": locate(IMAGES),
+        "images": pictures(folder),
         "prompt": f"a photo of {WORDS}",
         "steps": ours.steps,
         "batch": ours.target_rows * ours.gradient_accumulation,
@@ -123,6 +129,7 @@ def contenders(config: BenchConfig, ours: ContentConfig, folder: Path) -> Iterat
         "lr": lora.lr,
         "resolution": ours.resolution,
         "mixed-precision": ours.mixed_precision,
+        "seed": ours.seed,
     }
     flags = [text for name, value in values.items() for text in (f"--{name}", str(value))]
     for name, cached in (("peft + accelerate by hand", []), ("the same, encoded once", ["--cached"])):
@@ -134,20 +141,40 @@ def contenders(config: BenchConfig, ours: ContentConfig, folder: Path) -> Iterat
         yield Contender(PEER, filled(config.peer, {**values, "output": out}), out)
 
 
+def pictures(folder: Path) -> Path:
+    """The images alone in a folder of their own: other tools try to open captions as images."""
+    images = folder / "images"
+    images.mkdir(exist_ok=True)
+    for path in look(Path(locate(IMAGES))).images:
+        shutil.copyfile(path, images / path.name)
+    return images
+
+
 def filled(command: str, values: Mapping[str, Any]) -> list[str]:
     """A peer's command line with {output}, {images}, {steps} and the like filled in."""
-    words = shlex.split(command)
+    words = words_of(command)
     for name, value in values.items():
         words = [word.replace("{" + name + "}", str(value)) for word in words]
     return words
 
 
+@dataclass(frozen=True)
+class Usage:
+    """What a process and those that it has started have used, at one look."""
+
+    when: float  # of the clock that files are dated by
+    cpu: float  # seconds
+    memory: int  # bytes
+    gpu: int  # bytes
+
+
 def measured(contender: Contender) -> dict[str, float]:
-    """Run it to its end: seconds, CPU seconds, megabytes at most (of all its processes; and of the GPU), status."""
+    """Run it to its end. -> status; seconds, CPU seconds and megabytes at most, until its file was written last.
+
+    What it does with the file afterwards (Diffusers' script loads it once more) is in `process_seconds` alone.
+    """
     contender.folder.mkdir(parents=True, exist_ok=True)
-    cpu, peak, gpu = 0.0, 0, 0
-    free = _gpu_free()
-    began = time.perf_counter()
+    looks, free, began = [], _gpu_free(), time.time()
     try:
         process = subprocess.Popen(contender.argv, stdout=subprocess.DEVNULL)
     except OSError as error:
@@ -155,26 +182,29 @@ def measured(contender: Contender) -> dict[str, float]:
     watched = psutil.Process(process.pid)
     try:
         while process.poll() is None:
-            now = _usage(watched)
-            cpu, peak = max(cpu, now[0]), max(peak, now[1])
-            gpu = max(gpu, free - _gpu_free())
+            looks.append(_usage(watched, free))
             time.sleep(POLL)
     except BaseException:
         process.kill()
         process.wait()
         raise
+    ended = time.time()
+    file = newest(contender.folder)
+    until = ended if file is None else file.stat().st_mtime
+    before = [look for look in looks if look.when <= until] or looks[:1]
     return {
         "status": process.returncode,
-        "seconds": time.perf_counter() - began,
-        "cpu_seconds": cpu,
-        "peak_mb": peak / 2**20,
-        "peak_gpu_mb": gpu / 2**20,
+        "seconds": until - began,
+        "process_seconds": ended - began,
+        "cpu_seconds": max((look.cpu for look in before), default=0.0),
+        "peak_mb": max((look.memory for look in before), default=0) / 2**20,
+        "peak_gpu_mb": max((look.gpu for look in before), default=0) / 2**20,
     }
 
 
-def _usage(process: psutil.Process) -> tuple[float, int]:
-    """CPU seconds and bytes of a process and those that it has started."""
-    seconds, held = 0.0, 0
+def _usage(process: psutil.Process, gpu_free: int) -> Usage:
+    """gpu_free: bytes before it was started."""
+    when, seconds, held = time.time(), 0.0, 0
     try:
         for one in (process, *process.children(recursive=True)):
             times = one.cpu_times()
@@ -182,7 +212,7 @@ def _usage(process: psutil.Process) -> tuple[float, int]:
             held += one.memory_info().rss
     except psutil.NoSuchProcess:  # it has just ended
         pass
-    return seconds, held
+    return Usage(when, seconds, held, gpu_free - _gpu_free())
 
 
 def _gpu_free() -> int:

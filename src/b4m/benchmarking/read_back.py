@@ -10,7 +10,6 @@ from PIL import Image
 
 from ..backbones.registry import open_backbone
 from ..config.presets import EMBEDDED, PRESETS
-from ..core.errors import UserError
 from ..core.where import locate, same
 from ..data.images import open_pictures
 from ..evaluation.metrics import alignment
@@ -52,12 +51,10 @@ class Reader:
         return sample(self.backbone, prompts, seeds, guidance=1.3, size=self.size)
 
 
-def newest(folder: Path, name: str) -> Path:
-    """The file that contender `name` has left. Raises UserError where there is none."""
+def newest(folder: Path) -> Path | None:
+    """The file that a contender has left there, if any."""
     files = [path for path in folder.rglob("*.safetensors") if "state" not in path.relative_to(folder).parts]
-    if not files:
-        raise UserError(f"{name}: left no .safetensors in {folder}; let it write to {{output}}")
-    return max(files, key=lambda path: path.stat().st_mtime)
+    return max(files, key=lambda path: path.stat().st_mtime, default=None)
 
 
 def _extractors() -> Extractors:

@@ -1,9 +1,28 @@
 """Settings of `b4m bench`."""
 
+import re
+import shlex
+import shutil
 from dataclasses import dataclass
 
 from ..config.fields import ModelName, OutputPath, check, flag, setting
 from ..core.errors import UserError
+
+FILLED = (  # in the command line of a peer
+    *(
+        "output",
+        "images",
+        "prompt",
+        "base-model",
+        "steps",
+        "batch",
+        "rank",
+        "lr",
+        "resolution",
+        "mixed-precision",
+    ),
+    "seed",
+)
 
 
 @dataclass(frozen=True)
@@ -43,8 +62,9 @@ class BenchConfig:
         "for --rivals all: steps of a whole concept (default: its preset's)", None, low=1
     )
     peer: str | None = setting(
-        "for --rivals all: a command line to put beside ours, which writes a LoRA into {output}; {images}, {prompt}, "
-        "{base-model}, {steps}, {batch}, {rank}, {lr}, {resolution} and {mixed-precision} are filled in",
+        "for --rivals all: a command line to put beside ours, which writes a LoRA into the folder {output}; {images} "
+        "(a folder of images alone), {prompt}, {base-model}, {steps}, {batch}, {rank}, {lr}, {resolution}, "
+        "{mixed-precision} and {seed} are filled in",
         None,
     )
 
@@ -55,8 +75,33 @@ class BenchConfig:
                 raise UserError(
                     f"{flag(name)} goes with --rivals all: without it no whole concept is trained"
                 )
+        if self.peer is not None:
+            _check_peer(words_of(self.peer))
         for name, large, small in (("resolution", 512, 64), ("rank", 64, 32)):
             if getattr(self, name) is None:
                 object.__setattr__(self, name, small if self.size == "small" else large)
         if self.resolution and self.resolution % 32:
             raise UserError(f"--resolution {self.resolution}: must be a multiple of 32 pixels")
+
+
+def words_of(command: str) -> list[str]:
+    """A peer's command line, word by word as a shell reads it. Raises UserError for a quote that is left open."""
+    try:
+        return shlex.split(command)
+    except ValueError as error:
+        raise UserError(f"--peer: {error} in {command!r}; close it") from error
+
+
+def _check_peer(words: list[str]) -> None:
+    """Raises UserError for what would fail, or be left as it stands, when ours have been measured already."""
+    if not words or shutil.which(words[0]) is None:
+        raise UserError(
+            f"--peer {words[0] if words else repr('')}: no such program; give a command line, as in "
+            "'python train.py --output_dir {output}'"
+        )
+    named = set(re.findall(r"\{([A-Za-z_-]+)\}", " ".join(words)))
+    if unknown := sorted(named - {*FILLED}):
+        known = ", ".join(f"{{{name}}}" for name in FILLED)
+        raise UserError(f"--peer: {{{unknown[0]}}} is nothing that is filled in; there are {known}")
+    if "output" not in named:
+        raise UserError("--peer: says {output} nowhere, the folder that its file is looked for in; add it")

@@ -13,6 +13,8 @@ RENAMED = {
     "style_dir": "instance_data_dir train_data_dir images_dir dataset_config",
     "output_dir": "output outdir output_path output_name",
     "lora_file": "lora lora_path lora_weights network_weights",
+    "base_lora": "lcm_lora distilled_lora lightning_lora",
+    "scheduler": "sampler sampler_name",
     "target_rows": "train_batch_size batch_size",
     "gradient_accumulation": "gradient_accumulation_steps",
     "steps": "max_train_steps num_steps num_inference_steps sampling_steps",
@@ -49,7 +51,7 @@ ANSWERS = {
     "the base model's own scheduler says this; leave it out": "v_parameterization zero_terminal_snr",
     "both sides are said with --size, as in --size 1216x832": "width height",
     "--seeds says which images to draw, as in --seeds 0..7": "num_images num_images_per_prompt batch_count n_iter",
-    "images are drawn with Euler steps here; leave it out": "sampler scheduler",
+    "images are drawn with Euler steps here; leave it out": "sampler scheduler sampler_name",
 }
 
 

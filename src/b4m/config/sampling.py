@@ -9,6 +9,7 @@ from .presets import MODEL, SDXL
 
 ANY_LORA = "a fused file of the second stage, or any other LoRA file or folder"
 STRICT = "refuse a LoRA file of which not everything can be used"
+LCM_STEPS = 50  # that latent consistency models were distilled on (Luo et al. 2023)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -22,9 +23,18 @@ class DrawnWith:
     content_file: InputPath | None = setting("a content file; with a style file the two are composed", None)
     style_file: InputPath | None = setting("a style file; with a content file the two are composed", None)
     lora_file: InputPath | None = setting(ANY_LORA, None)
+    base_lora: InputPath | None = setting(
+        "a LoRA that makes the base model another before any other file is put on: LCM, Lightning, Hyper and the like",
+        None,
+    )
     strict: bool = setting(STRICT, False, affects_result=False)
     negative_prompt: str | None = setting("negative prompt", None)
-    steps: int = setting("denoising steps (Euler)", 25, low=1, high=1000)
+    steps: int = setting("denoising steps", 25, low=1, high=1000)
+    scheduler: str = setting(
+        "how a step is taken: Euler's way (Turbo, Lightning and Hyper too), or latent consistency models' (LCM, DMD2)",
+        "euler",
+        choices=("euler", "lcm"),
+    )
     guidance: float = setting("classifier-free guidance scale", 5.0, low=0, high=1000)
     negative: str = setting(
         "what guidance leads away from: the model with the files on it, or the base model without them",
@@ -46,6 +56,10 @@ class DrawnWith:
     def __post_init__(self) -> None:
         check(self)
         one_source(self)
+        if self.scheduler == "lcm" and self.steps > LCM_STEPS:
+            raise UserError(
+                f"--steps {self.steps}: --scheduler lcm takes {LCM_STEPS} at most; 4 to 8 are usual"
+            )
 
 
 def one_source(config: Any) -> None:

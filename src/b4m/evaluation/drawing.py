@@ -77,7 +77,7 @@ def draw_missing(config: EvaluateConfig, shots: Sequence[Shot]) -> None:
 def settings_of(config: EvaluateConfig) -> dict[str, str]:
     """What decides an image besides prompt and seed: settings, and the bytes of the files it is drawn with."""
     settings = drawn_with(config)
-    for name in ("content_file", "style_file", "lora_file"):
+    for name in ("content_file", "style_file", "lora_file", "base_lora"):
         if name in settings:
             digest = hashlib.sha256()
             try:

@@ -25,7 +25,7 @@ from .dialects import DIALECTS, OUTSIDE
 from .fused import dialled, fuse, spec_metadata, split_lora
 from .identity import made_for
 from .lora import fit, header, mixed, save_lora, triggers
-from .lycoris import change
+from .merging import change_of
 from .opening import Opened, open_role
 from .settings import ExportConfig, SplitConfig
 
@@ -49,10 +49,7 @@ class _Part:
 
     def change(self, layer: str, weight: Tensor) -> Tensor:
         """dW of one of its layers."""
-        if layer in self.contents.layers:
-            up, down = self.contents.layers[layer]
-            return self.strength * (up @ down.flatten(1)).view_as(weight)
-        return self.strength * change(self.where, *self.contents.others[layer], weight)
+        return self.strength * change_of(self.where, self.contents, layer, weight)
 
 
 def export(config: ExportConfig) -> Path:

@@ -20,6 +20,7 @@ METHODS = Registry(
         "ziplora": "b4m.methods.ziplora:ZipLora",
         "k-lora": "b4m.methods.k_lora:KLora",
         "b-lora": "b4m.methods.b_lora:BLoraMethod",
+        "unziplora": "b4m.methods.unziplora:UnZipLora",
         "orthogonal-adaptation": "b4m.methods.orthogonal_adaptation:OrthogonalAdaptation",
         "cc+cs": "b4m.methods.cc_cs:StyleAfterContent",
         "textual-inversion": "b4m.methods.textual_inversion:TextualInversion",

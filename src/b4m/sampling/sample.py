@@ -13,9 +13,11 @@ from ..backbones.protocol import Backbone, Draws
 from ..backbones.registry import open_backbone
 from ..config.fields import deciding, sides
 from ..config.sampling import DrawnWith
-from ..core.errors import UserError
+from ..core.errors import UserError, note
 from ..core.storage import write_atomic
 from ..data.findings import brief, quoted
+from ..files.merging import merge
+from ..files.opening import open_role
 from ..maths.composing import BASE, COMPOSING
 from .attach import dials, folding
 from .composed import composed
@@ -23,6 +25,7 @@ from .told import told
 
 PIXELS_AT_ONCE = 4 * 1024 * 1024  # of one batch: four images of SDXL's own size
 SAMPLES_AT_ONCE = 16
+MOST_LCM = 2  # guidance, above which images of latent consistency models burn out
 DRAWN_WITH = tuple(f.name for f in deciding(DrawnWith, paths=True))
 
 
@@ -39,14 +42,16 @@ def sample(
     embeddings: dict[str, Tensor] | None = None,
     negative: str = "adapted",
     compose: str = "weights",
+    scheduler: str = "euler",
 ) -> list[Image.Image]:
     """One image per prompt and seed (lists of one length), of `size` pixels: a side, or "1216x832".
 
-    An image starts from its own seed's noise, whatever else is in its batch. Euler steps as in the paper.
+    An image starts from its own seed's noise, whatever else is in its batch. Euler steps as in the paper, or those of
+    another `scheduler`, a key of `backbones.noise.SAMPLERS`. guidance <= 1: none, a step is one prediction.
     embeddings: `encode_guided` of the prompts, for a backbone whose text encoders are gone.
     negative: what guidance leads away from, the base model ("base") or the one with the files on it ("adapted").
     compose: how content and style come together, a key of `maths.composing.COMPOSING`.
-    Raises UserError for a size the model cannot draw and dials the file cannot follow.
+    Raises UserError for a size the model cannot draw, and for dials and a scheduler that the file cannot follow.
     """
     if len(prompts) != len(seeds):
         raise ValueError(f"{len(prompts)} prompts for {len(seeds)} seeds")
@@ -56,14 +61,16 @@ def sample(
         backbone.check_size(side, "--size")
     if backbone.attached is None:
         dials(backbone, content_strength, style_strength)  # refuses what would say nothing
+    if isinstance(backbone.attached, Draws) and scheduler != "euler":
+        raise UserError(f"--scheduler {scheduler}: this file draws in a way of its own; leave it out")
     asked = COMPOSING[compose](content_strength, style_strength)
     at_once = max(1, min(SAMPLES_AT_ONCE, PIXELS_AT_ONCE // (width * height)) // len(asked))
     images = []
-    with _sampler(backbone, steps), folding(backbone):
+    with _sampler(backbone, steps, scheduler), folding(backbone):
         for start in range(0, len(prompts), at_once):
             some = slice(start, start + at_once)
             if embeddings is None:
-                encoded = backbone.encode_guided(prompts[some], negative_prompt)
+                encoded = backbone.encode_guided(prompts[some], negative_prompt, guided=guidance > 1)
             else:
                 encoded = {name: tensor[some] for name, tensor in embeddings.items()}
             answers = [asked] * len(seeds[some])
@@ -90,29 +97,33 @@ def sample(
 
 
 @contextmanager
-def _sampler(backbone: Backbone, steps: int) -> Iterator[None]:
-    """The pipeline with the sampler of the paper, and afterwards with its own again."""
+def _sampler(backbone: Backbone, steps: int, scheduler: str) -> Iterator[None]:
+    """The pipeline with the sampler that is asked for, and afterwards with its own again."""
     pipe = backbone.pipe
-    scheduler, pipe.scheduler = pipe.scheduler, backbone.sampler(steps)
+    own, pipe.scheduler = pipe.scheduler, backbone.sampler(steps, scheduler)
     try:
         yield
     finally:
-        pipe.scheduler = scheduler
+        pipe.scheduler = own
 
 
 def open_for(config: DrawnWith) -> Backbone:
-    """The base model that `config` names, on the GPU if there is one; nothing attached yet."""
+    """The base model that `config` names, on the GPU if there is one; nothing attached yet. Raises UserError."""
+    opened = open_role(config.base_lora, "lora", config.strict) if config.base_lora else None
     backbone = open_backbone(config.base_model, config.vae, config.mixed_precision)
+    if opened:
+        merge(opened, backbone.denoiser, config.base_model)
     return backbone.to("cuda") if torch.cuda.is_available() else backbone
 
 
 def sample_with(
     backbone: Backbone, config: DrawnWith, prompts: Sequence[str], seeds: Sequence[int]
 ) -> list[Image.Image]:
-    """`sample` with the steps, guidance, size, dials and negative branch of `config`.
+    """`sample` with the steps, scheduler, guidance, size, dials and negative branch of `config`.
 
     Raises UserError for a prompt whose end the model would not read.
     """
+    _say_odd(config)
     _check_read(backbone, dict.fromkeys([*prompts, config.negative_prompt or ""]))
     return sample(
         backbone,
@@ -126,7 +137,17 @@ def sample_with(
         config.negative_prompt,
         negative=config.negative,
         compose=config.compose,
+        scheduler=config.scheduler,
     )
+
+
+def _say_odd(config: DrawnWith) -> None:
+    """Settings that hardly go together."""
+    given = f"--guidance {config.guidance:g}"
+    if config.guidance <= 1 and (config.negative_prompt or config.negative == "base"):
+        note(f"{given}: nothing is led away from, so --negative-prompt and --negative say nothing")
+    if config.guidance > MOST_LCM and config.scheduler == "lcm":
+        note(f"{given} and --scheduler lcm: models that were distilled for it are drawn with 1 to {MOST_LCM}")
 
 
 def _check_read(backbone: Backbone, prompts: Iterable[str]) -> None:

@@ -74,7 +74,7 @@ def drawings_of(plan: Plan) -> Iterator[Drawing]:
 
 def base_of(config: GenerateConfig) -> tuple[str | None, ...]:
     """What the base model is opened with."""
-    return config.base_model, config.vae, config.mixed_precision
+    return config.base_model, config.vae, config.mixed_precision, config.base_lora
 
 
 class _Wanted:

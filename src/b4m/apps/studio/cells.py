@@ -49,6 +49,8 @@ class Shot:
 def key(project: Project, shot: Shot) -> str:
     """The name of its cell: a digest of all that decides it, its files by what is in them. Raises UserError."""
     config = shot.config(project)
+    if config.base_lora is not None:
+        raise UserError("this was drawn with --base-lora, which the studio does not load: use b4m generate")
     facts: dict[str, Any] = {f.name: getattr(config, f.name) for f in deciding(DrawnWith)}
     for name in FILES:
         path = getattr(config, name)
