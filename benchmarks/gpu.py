@@ -21,7 +21,7 @@ CHALK = f"--style-dir {REFERENCES}/style/chalk --style-class chalk"
 FOUR_ROWS = "--target-rows 1 --gradient-accumulation 1 --gradient-checkpointing --checkpoint-every 0"
 BASE = "--preset sdxl --base-model {out}/base --mixed-precision bf16 --resolution {pixels}"
 STEPS = [  # name, seconds at most, command; the most important first
-    ("tests", 180, "pytest -m gpu {tests}"),
+    ("tests", 300, "pytest -m gpu {tests}"),
     ("step", 240, "b4m bench {bench} --output {out}/step.json"),
     ("step-compiled", 240, "b4m bench {bench} --compile --rivals none --output {out}/step-compiled.json"),
     ("base", 180, "python benchmarks/random_base.py {out}/base --size {size}"),

@@ -81,7 +81,9 @@ def test_a_step_left_out_moves_nothing(settings, tmp_path):
     before = [parameter.detach().clone() for parameter in named.values()]
     loop.micro_step(0)
     next(iter(named.values())).grad[0, 0] = float("inf")
-    assert loop.advance(1.0) is False
+    look = loop.advance(torch.tensor([1.0, 1.0, 0.0, 0.0]))
+    assert look.left_out and look.problem(of_gradient=True) == "the gradient is not finite"
+    assert loop.book.skipped == 1
     assert all(torch.equal(old, new) for old, new in zip(before, named.values(), strict=True))
 
 

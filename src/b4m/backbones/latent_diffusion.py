@@ -23,6 +23,7 @@ from ..core.errors import UserError
 from ..core.storage import reason
 from ..data.images import Picture
 from ..data.summary import Cut
+from .frozen import lay_out
 from .noise import PREDICTIONS, SAMPLERS, check_noise
 from .prompts import cut_off
 from .protocol import Attached, Conditions
@@ -152,6 +153,7 @@ class LatentDiffusion:
 
     def to(self, device: torch.device | str) -> Self:
         self.pipe.to(device)
+        lay_out(self.denoiser)
         return self
 
     def check_size(self, size: int, flag: str) -> None:

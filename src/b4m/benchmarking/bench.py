@@ -14,8 +14,9 @@ from typing import Any, cast
 
 import torch
 
-from ..backbones.footprint import meta_copy
-from ..backbones.frozen import compile_blocks, place
+from ..backbones.attention import Kernels
+from ..backbones.dry_pass import meta_copy
+from ..backbones.frozen import compile_blocks, convolutions, is_channels_last, place
 from ..backbones.protocol import Backbone
 from ..core.errors import UserError
 from ..core.process import package_version
@@ -79,6 +80,7 @@ class Contender:
     rows: int
     tflop: float = 0.0
     peak_mb: float = 0.0
+    attention: dict[str, int] = field(default_factory=dict)  # calls of each of torch's kernels
     operators: list[dict] = field(default_factory=list)
     times: list[dict[str, float]] = field(default_factory=list)
 
@@ -156,6 +158,9 @@ def _contenders(
     _randomize(_learner(second).stacks.pairs)
     contenders.append(_training("second stage", "ours", second))
     contenders.append(Contender("inference", "base", _denoising(model, second), GUIDED_SAMPLES))
+    if is_channels_last(bare):
+        first = _denoising(_channels_first(model), second)
+        contenders.append(Contender("inference", "base, channels first", first, GUIDED_SAMPLES))
     folded = _denoising(_folded(model, second, stack), second)
     contenders.append(Contender("inference", "ours", folded, GUIDED_SAMPLES))
     dialled = _denoising(second.learner.backbone, second)
@@ -163,7 +168,9 @@ def _contenders(
     if config.rivals != "none":
         contenders += _rivals(config, folder, model, one, second)
     for contender in contenders:
-        contender.tflop = tflop(lambda step=contender.step: step(0, no_mark))
+        with Kernels() as attention:
+            contender.tflop = tflop(lambda step=contender.step: step(0, no_mark))
+        contender.attention = dict(attention.calls)
         contender.operators, contender.peak_mb = profiled(
             lambda step=contender.step: step(1, no_mark), device
         )
@@ -174,6 +181,7 @@ def _contenders(
         "parameters": sum(p.numel() for p in bare.parameters()),
         "layers": len(_learner(one).adapter.layers),
         "learnable": sum(p.numel() for p in one.learner.parameters),
+        "channels_last": is_channels_last(bare),
     }
     return contenders, facts
 
@@ -222,8 +230,7 @@ def _training(group: str, name: str, loop: Loop) -> Contender:
         loop.step, loop.mark = number, mark
         loop.learner.zero_grad()
         loop.passes = []
-        (loss, *_), _ = loop.average(loop.micro_step(0), stop=False)
-        loop.advance(loss)
+        loop.advance(loop.average(loop.micro_step(0), stop=False))
 
     return Contender(group, name, step, loop.inputs.samples)
 
@@ -248,6 +255,14 @@ def _denoising(backbone: Backbone, loop: Loop) -> Callable[[int, Mark], None]:
         mark("forward")
 
     return step
+
+
+def _channels_first(model: Backbone) -> Backbone:
+    """The same model, its convolutions' weights in torch's usual order: whether the other one pays is to be seen."""
+    backbone = beside(model, sharing(model.denoiser))
+    for module in convolutions(backbone.denoiser):
+        module.weight = torch.nn.Parameter(module.weight.detach().contiguous(), requires_grad=False)
+    return backbone
 
 
 def _folded(model: Backbone, loop: Loop, stack: ExitStack) -> Backbone:

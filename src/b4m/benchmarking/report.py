@@ -3,6 +3,8 @@
 import statistics
 from collections.abc import Mapping, Sequence
 
+from ..backbones.attention import told
+
 PHASES = ("data", "forward", "backward", "optimizer")
 
 
@@ -24,6 +26,7 @@ def row(contender, rates: Mapping[str, float]) -> dict:
         "tflop_per_second": rate,
         "share_of_matmul": {name: rate / best for name, best in rates.items()},
         "peak_mb": contender.peak_mb,
+        "attention": contender.attention,
         "operators": contender.operators,
     }
 
@@ -57,7 +60,18 @@ def shown(report: dict) -> str:
         )
     rates = ", ".join(f"{name} {rate:.3f}" for name, rate in report["matmul_tflop_per_second"].items())
     lines += [f"{name}: {ratio:.3f}" for name, ratio in report["ratios"].items()]
-    return "\n".join([*lines, f"matmul TFLOP/s: {rates}", *_concepts(report.get("concepts", ()))])
+    order = "last" if report["model"]["channels_last"] else "first"
+    lines += [f"matmul TFLOP/s: {rates}", f"convolutions: channels {order}", *_attention(report["rows"])]
+    return "\n".join([*lines, *_concepts(report.get("concepts", ()))])
+
+
+def _attention(rows: Sequence[dict]) -> list[str]:
+    """The kernels that attention took, with the contenders that did."""
+    who: dict[str, list[str]] = {}
+    for row in rows:
+        if row["attention"]:
+            who.setdefault(told(row["attention"]), []).append(f"{row['group']}: {row['name']}")
+    return [f"attention: {kernels} ({'; '.join(names)})" for kernels, names in who.items()]
 
 
 CONCEPT = {  # column of a concept's row -> its title

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -44,17 +45,25 @@ def peak_mb() -> float:
 
 @contextmanager
 def deterministic() -> Iterator[None]:
-    """Same seed, same machine, same file: deterministic kernels while the loop runs."""
+    """Same seed, same machine, same file: deterministic kernels while the loop runs.
+
+    torch would fill all memory that it makes as well, so that reading what nobody has written gives the same numbers:
+    a kernel more for each norm and each attention, of which nothing is read before it is written.
+    """
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     before = (
         torch.are_deterministic_algorithms_enabled(),
         torch.is_deterministic_algorithms_warn_only_enabled(),
     )
+    memory: Any = torch.utils.deterministic
+    filled = memory.fill_uninitialized_memory
     torch.use_deterministic_algorithms(True, warn_only=True)
+    memory.fill_uninitialized_memory = False
     try:
         yield
     finally:
         torch.use_deterministic_algorithms(before[0], warn_only=before[1])
+        memory.fill_uninitialized_memory = filled
 
 
 SAME_SIGNAL = 0.5  # seconds: a terminal and a launcher pass the same Ctrl-C on, one after the other

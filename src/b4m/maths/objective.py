@@ -80,12 +80,12 @@ def terms(
     them, with `is_prior` (3,), the mean over the samples of the prior (Ruiz et al. 2023, Eq. 2) times `prior_weight`.
 
     losses (samples,); is_target, is_prior (samples,) bool; the term of no samples is 0. partner_share: what the
-    second counts where a step's partners are spread over its micro-batches. No indexing with a mask, which would make
-    the host wait for the device to count.
+    second counts where a step's partners are spread over its micro-batches. No indexing with a mask and no number that
+    becomes a tensor of the device, either of which makes the host wait for it.
     """
     members = _members(is_target, is_prior)
-    means = torch.where(members, losses, 0).sum(1) / members.sum(1).clamp(min=1)
-    return means * means.new_tensor([1.0, partner_share, prior_weight][: len(members)])
+    means = losses.masked_fill(~members, 0.0).sum(1) / members.sum(1).clamp(min=1)
+    return torch.stack([means[0], partner_share * means[1], *(prior_weight * mean for mean in means[2:])])
 
 
 def sample_weights(

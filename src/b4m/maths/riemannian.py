@@ -43,11 +43,19 @@ def _inverse(gram: Tensor, damping: float) -> Tensor:
     else:  # rounding has moved the eigenvalues by about eps times the trace: less damping may leave one below 0
         least = torch.finfo(gram.dtype).eps * diagonal.sum(-1, keepdim=True)
         diagonal.add_(least.clamp(min=damping))
-    on_cpu = gram.device.type == "cpu"
-    factor, info = torch.linalg.cholesky_ex(gram, check_errors=on_cpu)
-    if not on_cpu:
-        factor = factor.masked_fill((info != 0)[..., None, None], torch.nan)
+    if gram.device.type != "cpu":
+        return _unasked(gram)
+    factor, _ = torch.linalg.cholesky_ex(gram, check_errors=True)
     return torch.cholesky_inverse(factor)
+
+
+def _unasked(gram: Tensor) -> Tensor:
+    """gram^-1, nan where there is none: for devices, which cholesky_inverse would make the host wait for."""
+    factor, info = torch.linalg.cholesky_ex(gram)
+    factor = factor.masked_fill((info != 0)[..., None, None], torch.nan)
+    identity = torch.eye(gram.shape[-1], dtype=gram.dtype, device=gram.device)
+    root = torch.linalg.solve_triangular(factor, identity.expand_as(gram), upper=False)
+    return root.mT @ root
 
 
 class _Riemannian(Optimizer):

@@ -15,6 +15,7 @@ from ..backbones.protocol import Attached, Backbone
 from ..config.training import ContentConfig, SecondConfig, StyleConfig, TrainConfig
 from ..core.errors import UserError
 from ..core.storage import fingerprint
+from ..core.transfer import sent
 from ..data.inputs import Inputs
 from ..files.concept import Concept, check_pair, read_concept
 from ..files.fused import split_lora
@@ -165,8 +166,8 @@ class SecondStageLearner(FactorLearner):
             if some
         ]
         losses = torch.cat([each for (_, each), _ in parts])
-        order = torch.tensor([row for _, some in parts for row in some], device=losses.device).argsort()
-        return torch.stack([total for (total, _), _ in parts]).sum(), losses[order]
+        order = torch.tensor([row for _, some in parts for row in some]).argsort()
+        return torch.stack([total for (total, _), _ in parts]).sum(), losses[sent(order, losses.device)]
 
     def _distilled(self, batch: Batch) -> tuple[Tensor, Tensor]:
         assert self.teacher is not None

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from ..backbones.cache import Cache, encode
 from ..backbones.protocol import Backbone
@@ -13,6 +14,7 @@ from ..config.fields import InputPath, setting
 from ..config.training import LORA_FILE, ShowsBoth, TrainConfig
 from ..core.errors import UserError
 from ..core.storage import fingerprint
+from ..core.transfer import sent
 from ..data.inputs import Group, Inputs, read_inputs
 from ..files.opening import Opened
 from ..maths.adapter import Adapter
@@ -101,25 +103,25 @@ class StyleOnTopLearner(FactorLearner):
         return super().encode(device)
 
     @torch.no_grad()
-    def measured(self, step: int) -> dict[str, float]:
+    def measured(self, step: int) -> dict[str, Tensor]:
         """The content's loss, the mean over images and LEVELS noise levels: it grows as the content is forgotten."""
         if self.seen is None or step % self.config.watch_every:
             return {}
         alphas, losses = self._alphas_cumprod, []
         for number, latents in enumerate(self.seen.latents):
-            image = torch.tensor([number], device=latents.device)
+            image = torch.full((1,), number, device=latents.device)
             mask = None if self.seen.masks is None else self.seen.masks[number][None]
             conditions = self.seen.conditions(image)
             for level in range(LEVELS):
                 noise, _ = draw_noise(self.config.seed, level, [number], latents.shape, len(alphas))
-                noise = noise.to(latents.device)
+                noise = sent(noise, latents.device)
                 timestep = torch.full_like(image, (2 * level + 1) * len(alphas) // (2 * LEVELS))
                 noisy = add_noise(latents[None], noise, timestep, alphas)
                 said = self.backbone.predict(noisy, timestep, conditions, {"content_samples": None})
                 kind = self.backbone.prediction_type
                 target = regression_target(latents[None], noise, timestep, alphas, kind)
                 losses.append(sample_losses(said, target, mask))
-        return {"content_loss": float(torch.stack(losses).mean())}
+        return {"content_loss": torch.stack(losses).mean()}
 
     def save(self, folder: Path, facts: Mapping[str, str]) -> None:
         metadata = {**facts, **words_of(self.config, *FACTORS)}

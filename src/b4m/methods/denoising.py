@@ -131,7 +131,7 @@ class DenoisingLearner:
         """cross_attention_kwargs of a training step."""
         return None
 
-    def measured(self, step: int) -> dict[str, float]:
+    def measured(self, step: int) -> dict[str, Tensor]:
         return {}
 
     def learns_from(self, sample: int) -> set[str]:

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from ..backbones.cache import Cache
 from ..backbones.protocol import Attached, Backbone, Conditions
 from ..config.training import JobConfig
+from ..core.transfer import sent
 from ..data.inputs import Inputs
 from ..files.opening import Opened
 
@@ -37,7 +38,7 @@ class Batch:
         """Some of the samples, by their rows."""
         if len(rows) == len(self.places):
             return self
-        index = torch.tensor(rows, device=self.latents.device)
+        index = sent(torch.tensor(rows), self.latents.device)
         names = ("images", "latents", "noise", "timesteps", "weights")
         return replace(
             self,
@@ -77,8 +78,11 @@ class Learner(Protocol):
     def loss(self, batch: Batch) -> tuple[Tensor, Tensor]:
         """(the scalar to differentiate, the loss (k,) of each sample, detached), float32."""
 
-    def measured(self, step: int) -> dict[str, float]:
-        """What the log should say beside the losses after step number `step`: a function of what has been learned."""
+    def measured(self, step: int) -> dict[str, Tensor]:
+        """What the log should say beside the losses after step number `step`: a function of what has been learned.
+
+        Each (), on the device still, so that the host need not wait for it.
+        """
 
     def learns_from(self, sample: int) -> set[str]:
         """The kinds (start of a name in `named`) that sample number `sample` of a micro-batch trains."""

@@ -324,14 +324,14 @@ class UnZipLearner(DenoisingLearner):
         return loss + self.config.overlap_weight * share * self.unzipped.overlap(), losses
 
     @torch.no_grad()
-    def measured(self, step: int) -> dict[str, float]:
+    def measured(self, step: int) -> dict[str, Tensor]:
         """Each kind's share of columns and their mean merger, and what both use in common."""
         found = {}
         for kind in KINDS:
             columns = torch.cat([module.columns[kind] for module in self.unzipped.modules.values()], dim=1)
-            found[f"chosen_{kind}"] = float(columns[CHOSEN].mean())
-            found[f"merger_{kind}"] = float(columns[MERGER].mean())
-        return {**found, "overlap": float(self.unzipped.overlap())}
+            found[f"chosen_{kind}"] = columns[CHOSEN].mean()
+            found[f"merger_{kind}"] = columns[MERGER].mean()
+        return {**found, "overlap": self.unzipped.overlap()}
 
     @torch.no_grad()
     def save(self, folder: Path, facts: Mapping[str, str]) -> None:

@@ -143,7 +143,8 @@ class AttachedZip:
             for module in self.modules.values()
             if len(module.kinds) == 2
         ]
-        return torch.stack(products).sum() if products else torch.zeros(())
+        merger = next(iter(next(iter(self.modules.values())).mergers.values()))
+        return torch.stack(products).sum() if products else merger.new_zeros(())
 
     def layers(self) -> Layers:
         """The merged LoRAs as one, float32 on the CPU."""
@@ -201,7 +202,8 @@ class ZipLearner(DenoisingLearner):
         overlap = self.config.overlap_weight * share * self.zip.overlap()
         return (batch.weights * losses).sum() + overlap, losses.detach()
 
-    def measured(self, step: int) -> dict[str, float]:
+    @torch.no_grad()
+    def measured(self, step: int) -> dict[str, Tensor]:
         """How far the mergers have moved from 1, and where to: at 5e-5 they hardly do, at 1e-2 both may go to 0."""
         found: dict[str, list[Tensor]] = {kind: [] for kind in FACTORS}
         for name, merger in self.named.items():
@@ -209,10 +211,10 @@ class ZipLearner(DenoisingLearner):
         flat = {kind: torch.cat(mergers) for kind, mergers in found.items()}
         moved = torch.cat([*flat.values()]).sub(1).abs()
         return {
-            **{f"merger_{kind}": float(values.mean()) for kind, values in flat.items()},
-            "merger_moved": float(moved.mean()),
-            "merger_moved_most": float(moved.max()),
-            "overlap": float(self.zip.overlap().detach()),
+            **{f"merger_{kind}": values.mean() for kind, values in flat.items()},
+            "merger_moved": moved.mean(),
+            "merger_moved_most": moved.max(),
+            "overlap": self.zip.overlap(),
         }
 
     def learns_from(self, sample: int) -> set[str]:

@@ -13,9 +13,12 @@ from ..methods.protocol import Learner
 Passes = Sequence[tuple[MicroBatch, Tensor]]
 
 
-def suspects(passes: Passes, learner: Learner, images: Sequence[Path]) -> str:
-    """The samples whose loss is not finite; where every loss is, those that train a factor whose gradient is not.
+def suspects(
+    passes: Passes, learner: Learner, images: Sequence[Path], bad: Sequence[nn.Parameter] = ()
+) -> str:
+    """The samples whose loss is not finite; where every loss is, those that train a factor of `bad`.
 
+    bad: of the learner's `parameters`, those whose gradient is not finite.
     -> " in sample 1 (bear.png)", or "" for none.
     """
     samples = [
@@ -25,15 +28,18 @@ def suspects(passes: Passes, learner: Learner, images: Sequence[Path]) -> str:
     ]
     found = [(sample, image) for sample, image, finite in samples if not finite]
     if not found:
-        bad = {
-            name.split("/")[0]
-            for name, parameter in learner.named.items()
-            if parameter.grad is not None and not parameter.grad.isfinite().all()
-        }
-        found = [(sample, image) for sample, image, _ in samples if bad & learner.learns_from(sample)]
+        kinds = _kinds(learner, bad)
+        found = [(sample, image) for sample, image, _ in samples if kinds & learner.learns_from(sample)]
     names = [f"sample {sample + 1} ({images[image]})" for sample, image in dict.fromkeys(found)]
     more = f" and {len(names) - 4} more" if len(names) > 4 else ""
     return f" in {', '.join(names[:4])}{more}" if names else ""
+
+
+def _kinds(learner: Learner, parameters: Sequence[nn.Parameter]) -> set[str]:
+    """The kinds (start of a name in `named`) that lie in `parameters`, or in stacks of which the named are views."""
+    storages = {parameter.untyped_storage().data_ptr() for parameter in parameters}
+    named = learner.named.items()
+    return {name.split("/")[0] for name, part in named if part.untyped_storage().data_ptr() in storages}
 
 
 def check_weights(parameters: Sequence[nn.Parameter], step: int, folder: Path) -> None:

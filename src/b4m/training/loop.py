@@ -1,6 +1,5 @@
 """The only training loop: micro-batches, an optimizer step, a log line, a state to return to."""
 
-import math
 import signal
 import sys
 import time
@@ -19,6 +18,7 @@ from ..config.training import JobConfig, TrainConfig
 from ..core.errors import UserError
 from ..core.lock import exclusive
 from ..core.process import advice, check_writable, deterministic, peak_mb, signals
+from ..core.transfer import sent
 from ..data.inputs import Inputs, MicroBatch
 from ..maths.objective import draw_noise, in_parts, sample_weights, terms
 from ..methods.protocol import Batch
@@ -26,9 +26,11 @@ from ..methods.registry import method_of
 from ..sampling.grid import grid
 from ..sampling.sample import sample, save_png
 from .facts import facts_of
+from .gradients import clip, norms
 from .guard import check_weights, suspects
 from .launch import check_shard, launch
 from .logbook import Logbook
+from .look import Look, looks_late
 from .progress import Progress, find
 from .resume import pack, unpack
 from .start import Ready, start
@@ -125,10 +127,11 @@ class Loop:
         self.learner, self.cache = ready.learner, ready.cache
         self.preview_prompts, self.embeddings = ready.preview_prompts, ready.embeddings
         self.progress, self.book, self.step = progress, book, progress.step
-        self.is_target = inputs.is_target.to(accelerator.device)
-        self.is_prior = None if inputs.is_prior is None else inputs.is_prior.to(accelerator.device)
+        self.is_target, self.is_prior = inputs.is_target, inputs.is_prior  # the host's
         self.train_timesteps = len(self.learner.backbone.alphas_cumprod)
         self.passes: list[tuple[MicroBatch, Tensor]] = []  # of one step, with the losses of the samples
+        self.late = looks_late(accelerator.device, accelerator.scaler, config.skip_not_finite)
+        self.pending: Look | None = None  # of the step before, where the host looks late
         self.optimizer = accelerator.prepare_optimizer(self.learner.optimizer())
         if self.step:
             unpack(progress.tensors, progress.meta, self.learner.named, self.optimizer, accelerator.scaler)
@@ -154,8 +157,10 @@ class Loop:
             mininterval=0.5 if sys.stderr.isatty() else 10,
         )
         for self.step in bar:
-            loss, stop = self.take_step(received)
-            bar.set_postfix(loss=f"{loss:.4f}", refresh=False)
+            seen = self.take_step(received)
+            if seen is not None:
+                bar.set_postfix(loss=f"{seen.loss:.4f}", refresh=False)
+            stop = seen is not None and seen.stop
             if stop or _due(config.checkpoint_every, self.step) or self.step + 1 == config.steps:
                 self.save_state()
             if stop and self.step + 1 < config.steps:
@@ -163,20 +168,18 @@ class Loop:
                 say(f"stopped after step {self.step + 1} of {config.steps}; the same command continues")
                 raise SystemExit(128 + (received[0] if received else signal.SIGTERM))
             if _due(config.preview_every, self.step):
+                self.settle(self.pending)
                 self.preview(self.step + 1)
 
-    def take_step(self, received: Sequence[int] = ()) -> tuple[float, bool]:
-        """One optimizer step. -> its loss, and whether any process has been told to stop by the end of it."""
+    def take_step(self, received: Sequence[int] = ()) -> Look | None:
+        """One optimizer step. -> what the host knows by now: of this step or, where it looks late, of that before."""
         self.learner.zero_grad()
         self.passes = []
         values = torch.stack([self.micro_step(i) for i in range(self.config.gradient_accumulation)]).mean(0)
-        losses, stop = self.average(values, bool(received))
-        loss = losses[0]
-        if self.advance(loss):
-            named = dict(zip((*LOSSES, self.inputs.beside), losses, strict=False))
-            self.book.add({"step": self.step + 1, **named, **self.learner.measured(self.step + 1)})
+        look = self.advance(self.average(values, bool(received)))
         self.schedule.step()
-        return loss, stop
+        before, self.pending = self.pending, look
+        return self.settle(before if self.late else look)
 
     def micro_step(self, index: int) -> Tensor:
         """One micro-batch and its gradients. -> (3,), with a prior (4,): the loss, then its `terms`."""
@@ -186,9 +189,9 @@ class Loop:
         number = number * self.accelerator.num_processes + self.accelerator.process_index
         shown = self.inputs.micro_batch(config.seed, number, of_step)
         chosen = list(shown.samples)
-        is_prior = None if self.is_prior is None else self.is_prior[chosen]
-        counts = self.is_target[chosen], shown.partner_share, is_prior, self.inputs.prior_weight
-        weights = sample_weights(*counts)
+        is_target, is_prior = self.is_target[chosen], None if self.is_prior is None else self.is_prior[chosen]
+        shares = shown.partner_share, self.inputs.prior_weight
+        weights = sample_weights(is_target, shares[0], is_prior, shares[1])
         parts = in_parts([self.cache.latents[image].shape for image in shown.images], config.rows_per_pass)
         losses = []
         for part in parts:
@@ -199,16 +202,20 @@ class Loop:
             self.accelerator.backward(loss / config.gradient_accumulation)
             self.mark("backward")
             losses.append(of_samples)
-        losses = torch.cat(losses)[torch.tensor(sum(parts, []), device=device).argsort()]
+        losses = torch.cat(losses)[sent(torch.tensor(sum(parts, [])).argsort(), device)]
         self.passes.append((shown, losses))  # to name a sample whose loss is not finite
-        found = terms(losses, *counts)
+        is_prior = None if is_prior is None else sent(is_prior, device)
+        found = terms(losses, sent(is_target, device), shares[0], is_prior, shares[1])
         return torch.stack([found.sum(), *found])
 
     def batch(self, number: int, shown: MicroBatch, part: Sequence[int], weights: Tensor) -> Batch:
-        """Those of the samples that micro-batch `number` shows which `part` counts; weights: of all that are shown."""
+        """Those of the samples that micro-batch `number` shows which `part` counts.
+
+        weights: of all that are shown, on the host.
+        """
         device, cache = self.accelerator.device, self.cache
         chosen, places = [shown.images[i] for i in part], [shown.samples[i] for i in part]
-        images = torch.tensor(chosen, device=device)
+        images = sent(torch.tensor(chosen), device)
         latents = torch.stack([cache.latents[image] for image in chosen])
         noise, timesteps = draw_noise(
             self.config.seed, number, places, latents.shape[1:], self.train_timesteps
@@ -216,19 +223,18 @@ class Loop:
         return Batch(
             images,
             latents,
-            noise.to(device),
-            timesteps.to(device),
-            weights[torch.tensor(part, device=device)],
+            sent(noise, device),
+            sent(timesteps, device),
+            sent(weights[part], device),
             cache.conditions(images),
             places,
             None if cache.masks is None else torch.stack([cache.masks[image] for image in chosen]),
         )
 
-    def average(self, values: Tensor, stop: bool) -> tuple[list[float], bool]:
-        """The losses over all processes, and whether any of them was told to stop."""
-        flags = torch.cat([values, values.new_tensor([float(stop)])])
-        *losses, stopped = self.accelerator.reduce(flags, "mean").tolist()
-        return losses, stopped > 0
+    def average(self, values: Tensor, stop: bool) -> Tensor:
+        """The losses over all processes and, behind them, whether any was told to stop (> 0): still on the device."""
+        flags = torch.cat([values, torch.full_like(values[:1], float(stop))])
+        return self.accelerator.reduce(flags, "mean")
 
     def average_gradients(self) -> None:
         """What learns is in no wrapper that would do it: one reduction for each tensor that is stepped."""
@@ -238,35 +244,58 @@ class Loop:
             gradient: Tensor = parameter.grad  # pyrefly: ignore[bad-assignment]
             gradient.copy_(self.accelerator.reduce(gradient, "mean"))
 
-    def advance(self, loss: float) -> bool:
-        """The optimizer's step on what the passes have left. -> False, nothing moved: something is not finite."""
-        if not math.isfinite(loss):
-            return self._leave_out(f"the loss is {loss}")
+    def advance(self, values: Tensor) -> Look:
+        """The optimizer's step on what the passes have left. values: as `average` gives them. -> what it tells.
+
+        Nothing moves where the host looks at once and something is not finite. Raises UserError for that, unless
+        --skip-not-finite allows it.
+        """
+        look = Look(self.step + 1, self.passes, values)
+        if not self.late and self._left_out(look):
+            return look
         self.learner.gather()
         self.average_gradients()
         self.accelerator.unscale_gradients()
-        parameters = self.learner.parameters
-        norm = torch.nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])
-        # Under float16 a gradient may overflow: the loss scaler leaves such a step out itself, and scales down.
-        if self.accelerator.scaler is None and not norm.isfinite():
-            return self._leave_out("the gradient is not finite")
-        if self.config.max_grad_norm and norm > self.config.max_grad_norm:
-            torch.nn.utils.clip_grads_with_norm_(parameters, self.config.max_grad_norm, norm)
+        stepped = [parameter for parameter in self.learner.parameters if parameter.grad is not None]
+        gradients: list[Tensor] = [parameter.grad for parameter in stepped]  # pyrefly: ignore[bad-assignment]
+        found = norms(gradients)
+        look.add_norms(stepped, found)
+        if not self.late and self._left_out(look):
+            return look
+        if self.config.max_grad_norm:
+            clip(gradients, found[0], self.config.max_grad_norm)
         self.optimizer.step()
         self.mark("optimizer")
-        return True
+        look.add_measured(self.learner.measured(look.step))
+        return look
 
-    def _leave_out(self, what: str) -> bool:
-        """-> False, with a line in the log. Raises UserError for one such step more than --skip-not-finite."""
-        where = f"{what} at step {self.step + 1}"
-        where += suspects(self.passes, self.learner, [image.path for image in self.inputs.images])
+    def settle(self, look: Look | None) -> Look | None:
+        """Write down what a step tells. Raises UserError where, seen late, it should not have been taken."""
+        if look is self.pending:
+            self.pending = None
+        if look is not None and not look.left_out and not (self.late and self._left_out(look)):
+            self.book.add(look.record((*LOSSES, self.inputs.beside)))
+        return look
+
+    def _left_out(self, look: Look) -> bool:
+        """Whether the step is not finite, with a line in the log. UserError for one more than --skip-not-finite.
+
+        Under float16 a gradient may overflow: the loss scaler leaves such a step out itself, and scales down.
+        """
+        what = look.problem(of_gradient=self.accelerator.scaler is None)
+        if not what:
+            return False
+        where = f"{what} at step {look.step}"
+        images = [image.path for image in self.inputs.images]
+        where += suspects(look.passes, self.learner, images, look.suspected())
         if self.book.skipped >= self.config.skip_not_finite:
             raise UserError(
                 f"{where}: nothing is saved of it, the last state in {self.progress.states} stays; lower --lr, use "
                 "--mixed-precision bf16 or no, look at the image, or allow some such steps with --skip-not-finite"
             )
-        self.book.add({"step": self.step + 1, "skipped": where})
-        return False
+        self.book.add({"step": look.step, "skipped": where})
+        look.left_out = True
+        return True
 
     def preview(self, taken: int, again: bool = True) -> None:
         """Draw the sample images; they have seeds of their own and leave the training as it is."""
@@ -287,7 +316,8 @@ class Loop:
                 save_png(path, grid(images, len(images), column_labels=labels), facts)
 
     def save_state(self) -> None:
-        """All that the next step depends on. Raises UserError rather than keep weights that are not finite."""
+        """All that the next step depends on. Raises UserError rather than keep what is not finite."""
+        self.settle(self.pending)
         check_weights(self.learner.parameters, self.step + 1, self.progress.states)
         if self.accelerator.is_main_process:
             tensors, meta = pack(self.learner.named, self.optimizer, self.accelerator.scaler)

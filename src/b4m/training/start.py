@@ -6,9 +6,11 @@ from dataclasses import dataclass
 from accelerate import Accelerator
 from torch import Tensor
 
+from ..backbones.attention import kernels
 from ..backbones.cache import Cache
+from ..backbones.dry_pass import dry_pass
 from ..backbones.footprint import estimate_line
-from ..backbones.frozen import place, quantize
+from ..backbones.frozen import kernels_line, place, quantize
 from ..backbones.registry import open_backbone
 from ..config.training import TrainConfig
 from ..data.findings import brief, quoted
@@ -57,6 +59,12 @@ def start(config: TrainConfig, task: Task, accelerator: Accelerator, say: Callab
     backbone.free(keep_vae=bool(config.preview_every), keep_encoders=learner.reads_prompts)
     learnable = list(learner.named.values())
     samples = task.inputs.most_samples(config.gradient_accumulation * accelerator.num_processes)
-    say(estimate_line(backbone, cache, samples, config, learnable, accelerator.num_processes))
-    place(backbone.denoiser, config, accelerator.device)
+    seen = dry_pass(
+        backbone, cache, min(config.rows_per_pass or samples, samples), config.gradient_checkpointing
+    )
+    denoiser, device = backbone.denoiser, accelerator.device
+    say(estimate_line(denoiser, seen, device, config, learnable, accelerator.num_processes))
+    place(denoiser, config, device)
+    if device.type == "cuda":
+        say(kernels_line(denoiser, kernels(seen.attention, device)))
     return Ready(learner, cache, prompts, embeddings, summary.entries)
