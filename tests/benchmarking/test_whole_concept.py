@@ -119,6 +119,7 @@ def test_files_are_read_back_and_rows_say_what_came_of_them(
         "rows": [],
         "ratios": {},
         "matmul_tflop_per_second": {},
+        "model": {"channels_last": False},
     }
     table = shown(json.loads(json.dumps({**report, "concepts": rows})))
     assert "peer" in table and "peer: ended with status 3" in table
