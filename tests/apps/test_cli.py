@@ -1,5 +1,6 @@
 """The command line: help for people, one line for bad input, the path from pictures to a LoRA."""
 
+import logging
 import os
 import shlex
 import shutil
@@ -490,3 +491,11 @@ def test_evaluate_scores_a_pair_from_its_file(trained, tiny_base, folders, tmp_p
     assert main(words("evaluate", base, models, asked)) == 0
     out = capsys.readouterr().out
     assert "content alignment" in out and (tmp_path / "results.json").exists()
+
+
+def test_a_method_is_looked_up_without_notices_of_its_libraries(monkeypatch):
+    """`b4m train METHOD` imports torch to know its flags, which tells of kernels that nobody asked for."""
+    log = logging.getLogger("torchao")
+    monkeypatch.setattr(log, "level", logging.NOTSET)
+    parse(["train", "lora:content", "--content-dir", "bear"])
+    assert log.level == logging.ERROR

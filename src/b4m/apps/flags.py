@@ -14,6 +14,7 @@ from ..config.resolve import presets_of
 from ..config.training import JobConfig
 from ..core.errors import UserError
 from .commands import COMMANDS, Command
+from .quiet import quiet
 
 
 class Parser(argparse.ArgumentParser):
@@ -104,6 +105,7 @@ def _add_command(commands: Any, name: str, command: Command) -> argparse.Argumen
 
 def job_of(method: str) -> type[JobConfig]:
     """The settings of METHOD or METHOD:JOB. Imported here: the file of a method may need torch."""
+    quiet()
     from ..methods.registry import job_named
 
     name, _, job = method.partition(":")
