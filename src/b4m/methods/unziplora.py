@@ -46,11 +46,14 @@ PHOTO = "a photo of "  # the words for how a content's images look
 class UnZip(TrainConfig):
     """Settings of a training of both LoRAs, of which one is kept. The paper shows a single image."""
 
-    own_presets = {"sdxl": dict(steps=600, lr=5e-5, gradient_accumulation=1)}
+    own_presets = {
+        "sdxl": dict(steps=600, lr=5e-5, gradient_accumulation=1),
+        "embedded": dict(period=84),
+    }
 
     rank: int = setting("rank of either LoRA", 64, low=1)
     merger_lr: float = setting("learning rate of the mergers", 5e-3, low=0, high=1000)
-    periods: int = setting("how often columns are scored and chosen over the steps of the run", 3, low=1)
+    period: int = setting("steps from one choice of columns to the next", 200, low=1)
     column_share: float = setting("share of a layer's columns that are chosen each time", 0.1, low=0, high=1)
     overlap_weight: float = setting(
         "weight of the term that keeps both from using one column", 0.5, low=0, high=1e6
@@ -106,9 +109,8 @@ class Periods:
 
 def periods_of(config: UnZip, inputs: Inputs) -> Periods:
     """A window is one round of the images and a step before it, after which no dW is zero any more."""
-    length = math.ceil(config.steps / config.periods)
     samples = inputs.samples * config.gradient_accumulation
-    return Periods(length, min(length, 1 + math.ceil(len(inputs.images) / samples)))
+    return Periods(config.period, min(config.period, 1 + math.ceil(len(inputs.images) / samples)))
 
 
 class UnZipped(nn.Module):
