@@ -36,6 +36,26 @@ CONTENT_PARTNERS = (
     ("boat", "purple", "cream"),
 )
 
+# Seven more of each, for a study of how many partners there should be to choose from.
+MORE_STYLE_PARTNERS = (
+    ("sticker", "vase", "red", "grey"),
+    ("sketch", "ball", "blue", "rose"),
+    ("pixel", "dog", "green", "white"),
+    ("papercut", "bird", "yellow", "teal"),
+    ("cartoon", "mushroom", "purple", "cream"),
+    ("neon", "tree", "orange", "navy"),
+    ("yarn", "cat", "pink", "white"),
+)
+MORE_CONTENT_PARTNERS = (
+    ("cat", "orange", "grey"),
+    ("tree", "green", "cream"),
+    ("star", "yellow", "teal"),
+    ("ball", "red", "white"),
+    ("bird", "blue", "rose"),
+    ("cup", "pink", "navy"),
+    ("flower", "purple", "white"),
+)
+
 
 def pose(number: int) -> Pose:
     return Pose.sample(np.random.default_rng([5, number]))
@@ -64,14 +84,19 @@ def main() -> None:
                 scene,
                 f"a {colour} {content} in {STYLE_TRIGGER} {style} style",
             )
-    for i, (style, content, colour, ground) in enumerate(STYLE_PARTNERS):
-        scene = Scene(content, style, colour, ground, pose(20 + i), 0)
-        text = f"a {colour} {content} in {style} style on a {ground} background"
-        save(FOLDER / "partners" / "styles" / style, scene, text)
-    for i, (content, colour, ground) in enumerate(CONTENT_PARTNERS):
-        scene = Scene(content, "photo", colour, ground, pose(30 + i), 0)
-        text = f"a photo of a {colour} {content} on a {ground} background"
-        save(FOLDER / "partners" / "contents" / content, scene, text)
+    for folder, first, partners in (("styles", 20, STYLE_PARTNERS), ("more-styles", 40, MORE_STYLE_PARTNERS)):
+        for i, (style, content, colour, ground) in enumerate(partners):
+            scene = Scene(content, style, colour, ground, pose(first + i), 0)
+            text = f"a {colour} {content} in {style} style on a {ground} background"
+            save(FOLDER / "partners" / folder / style, scene, text)
+    for folder, first, partners in (
+        ("contents", 30, CONTENT_PARTNERS),
+        ("more-contents", 50, MORE_CONTENT_PARTNERS),
+    ):
+        for i, (content, colour, ground) in enumerate(partners):
+            scene = Scene(content, "photo", colour, ground, pose(first + i), 0)
+            text = f"a photo of a {colour} {content} on a {ground} background"
+            save(FOLDER / "partners" / folder / content, scene, text)
 
 
 if __name__ == "__main__":
