@@ -8,21 +8,8 @@ from dataclasses import dataclass
 from ..config.fields import ModelName, OutputPath, check, flag, setting
 from ..core.errors import UserError
 
-FILLED = (  # in the command line of a peer
-    *(
-        "output",
-        "images",
-        "prompt",
-        "base-model",
-        "steps",
-        "batch",
-        "rank",
-        "lr",
-        "resolution",
-        "mixed-precision",
-    ),
-    "seed",
-)
+# In the command line of a peer.
+FILLED = tuple("output images prompt base-model steps batch rank lr resolution mixed-precision seed".split())
 
 
 @dataclass(frozen=True)
