@@ -13,7 +13,7 @@ Every part is one safetensors file in --work, saved every few minutes; what has 
 Measured on one core (Zen 4, avx512_bf16): drawing 70 images a second; autoencoder 0.48 s a step of 16 crops; UNet
 with text encoders 0.78 s a step of 32: 41 samples a second, 67 as two processes on two cores in steps of 64, at 64
 pixels 103 in steps of 64 (SDXL too was pretrained at 256 pixels before 512 and 1024: what words mean is learned there,
-at less than half the price; outlines are not: attention then sees 4 x 4 places). What was tried for
+at less than half the price). What was tried for
 speed, on the UNet alone when it had two layers in each innermost transformer (21.9 M parameters; forward, backward
 and AdamW, best samples a second): float32 22; bfloat16 autocast 41 with plain attention and contiguous tensors, 33
 with channels_last (its group norm is slow), 26 with fused attention; weights in bfloat16 39; torch.compile 42 after
@@ -53,8 +53,8 @@ WARM_UP = 200  # steps
 CAPTION_DROPOUT = 0.1
 # Noise levels are drawn as exp(normal), deviation of the noise against that of the latents (EDM2's choice). Half of
 # them lie between 2 and 8, where an outline is decided: around a median of 1.3 a base learned colours, grounds and
-# textures, denoised a drawing from level 4 to a teapot, and itself drew blobs. At half the side an outline is decided
-# at half the noise.
+# textures, denoised a drawing from level 4 to a teapot, and itself drew blobs. (What this change alone brought was not
+# measured.) At half the side an outline is taken to be decided at half the noise.
 NOISE_MEDIAN, NOISE_SPREAD = 3.4 / RESOLUTION, 1.0  # the median per pixel of the side
 STATE = ("step", "exp_avg", "exp_avg_sq")  # what AdamW keeps of a weight
 REPORT = 50  # steps

@@ -66,7 +66,8 @@ pretrain.main()
 
 def test_two_processes_train_as_one(work, monkeypatch):
     alone = train(work, monkeypatch, 2)
-    (work / "unet.safetensors").unlink()
+    for file in (work / "unet.safetensors", *work.glob("latents-*")):  # of which one process makes them anew
+        file.unlink()
     examples = Path(pretrain.__file__).parents[1]
     torchrun = [
         sys.executable,
@@ -93,6 +94,15 @@ def test_several_processes_must_share_a_step_equally(work, monkeypatch):
     with pytest.raises(SystemExit) as refused:
         train(work, monkeypatch, 1)
     assert refused.value.code == 2
+
+
+@pytest.mark.parametrize("side", [64, 128])
+def test_half_of_the_noise_lies_where_outlines_are_decided(side):
+    alphas = blank_pipeline().scheduler.alphas_cumprod
+    t = pretrain.noise_levels(alphas, 4096, side, torch.Generator().manual_seed(0))
+    sigma = (1 / alphas - 1).sqrt()[t] * 128 / side
+    assert sigma.median() == pytest.approx(3.4, rel=0.02)
+    assert ((sigma > 2) & (sigma < 8)).float().mean() == pytest.approx(0.5, abs=0.03)
 
 
 def test_the_size_is_told_to_the_unet():
