@@ -4,6 +4,7 @@ two processes."""
 import os
 import subprocess
 import sys
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -89,6 +90,21 @@ def test_two_processes_train_as_one(work, monkeypatch):
     assert torch.cosine_similarity(first, second, dim=0) > 0.99
 
 
+def test_one_process_copies_the_state_to_anneal_and_the_others_wait(tmp_path, monkeypatch):
+    (tmp_path / "unet.safetensors").write_bytes(b"state")
+    annealed, seen = tmp_path / "unet-annealed.safetensors", []
+
+    @contextmanager
+    def first_alone():
+        seen.append(annealed.exists())
+        yield
+        seen.append(annealed.read_bytes())
+
+    monkeypatch.setattr(pretrain.processes, "first_alone", first_alone)
+    assert pretrain.state_path(tmp_path, "unet", anneal=1) == annealed
+    assert seen == [False, b"state"]
+
+
 def test_several_processes_must_share_a_step_equally(work, monkeypatch):
     monkeypatch.setattr(pretrain.processes, "count", lambda: 3)
     with pytest.raises(SystemExit) as refused:
@@ -97,12 +113,13 @@ def test_several_processes_must_share_a_step_equally(work, monkeypatch):
 
 
 @pytest.mark.parametrize("side", [64, 128])
-def test_half_of_the_noise_lies_where_outlines_are_decided(side):
+def test_the_noise_lies_where_outlines_are_decided_and_some_where_details_are(side):
     alphas = blank_pipeline().scheduler.alphas_cumprod
     t = pretrain.noise_levels(alphas, 4096, side, torch.Generator().manual_seed(0))
     sigma = (1 / alphas - 1).sqrt()[t] * 128 / side
-    assert sigma.median() == pytest.approx(3.4, rel=0.02)
-    assert ((sigma > 2) & (sigma < 8)).float().mean() == pytest.approx(0.5, abs=0.03)
+    assert sigma.median() == pytest.approx(2.8, rel=0.02)
+    assert ((sigma > 2) & (sigma < 8)).float().mean() == pytest.approx(0.42, abs=0.03)
+    assert (sigma < 1).float().mean() == pytest.approx(0.20, abs=0.03)
 
 
 def test_the_size_is_told_to_the_unet():
