@@ -5,6 +5,7 @@ from statistics import fmean
 
 import pytest
 from conftest import refused
+from methods.loras import random_lora
 from PIL import Image
 
 from b4m.backbones.registry import open_backbone
@@ -14,6 +15,10 @@ from b4m.evaluation.interference import interference, interference_table
 from b4m.evaluation.pair import joint_prompt
 from b4m.evaluation.settings import InspectConfig
 from b4m.files.concept import load_concept
+from b4m.files.export import export
+from b4m.files.lora import save_lora
+from b4m.files.settings import ExportConfig
+from b4m.maths.plp import FACTORS
 from b4m.sampling.attach import attach
 from b4m.sampling.states import drawn, predict
 
@@ -62,11 +67,42 @@ def test_on_the_pairs_own_references_and_prompts(trained, folders, tmp_path):
 
 
 def test_the_prompt_that_calls_both(trained):
-    concepts = [load_concept(trained[f"{kind}_file"]) for kind in ("content", "style")]
-    prompts = [concept.metadata["prompt"] for concept in concepts]
-    assert joint_prompt(*concepts) == f"{prompts[0]} {prompts[1].removeprefix('a picture ')}"
-    del concepts[1].metadata["prompt"]
-    refused(lambda: joint_prompt(*concepts), "--prompts")
+    facts = [dict(load_concept(trained[f"{kind}_file"]).metadata) for kind in ("content", "style")]
+    prompts = [each["prompt"] for each in facts]
+    assert joint_prompt(*facts) == f"{prompts[0]} {prompts[1].removeprefix('a picture ')}"
+    del facts[1]["prompt"]
+    refused(lambda: joint_prompt(*facts), "--prompts")
+
+
+def test_two_loras_are_measured_too(tiny_base, trained, tmp_path):
+    """Those that the pair's factors are, at strength 1: the same moves as of the concept files."""
+    files = {}
+    for kind in FACTORS:
+        files[kind] = str(tmp_path / f"{kind}.safetensors")
+        export(
+            ExportConfig(
+                output=files[kind],
+                dtype="fp32",
+                base_model=tiny_base,
+                **{f"{kind}_file": trained[f"{kind}_file"]},
+            )
+        )
+    expected = interference(config(trained, tmp_path, prompts=("a bear",)))["mean"]
+    pair_of = {"file": files["content"], "style_file": files["style"], "base_model": tiny_base}
+    found = interference(config(trained, tmp_path, prompts=("a bear",), **pair_of))["mean"]
+    assert found["content"] == pytest.approx(expected["content"], rel=1e-3)
+    assert found["style"] == pytest.approx(expected["style"], rel=1e-3)
+    mixed = {**pair_of, "style_file": trained["style_file"]}
+    refused(
+        lambda: interference(config(trained, tmp_path, prompts=("a bear",), **mixed)),
+        "different methods",
+        "export",
+    )
+    nameless = str(tmp_path / "nameless.safetensors")
+    save_lora(nameless, random_lora(tiny_base, 0), {})
+    refused(
+        lambda: interference(config(trained, tmp_path, **{**pair_of, "style_file": nameless})), "--prompts"
+    )
 
 
 def test_bad_input_writes_nothing(trained, tmp_path):

@@ -128,14 +128,13 @@ def test_the_same_files_make_the_same_file(trainings, job, tmp_path):
     assert again.path.read_bytes() == path.read_bytes() and not again.losses
 
 
-@pytest.mark.parametrize("name", [name for name in METHODS.names() if name != "lora"])
+@pytest.mark.parametrize("name", METHODS.names())
 def test_the_files_of_a_pair_go_on_and_off(contract, trainings, name):
     contract.brings_a_pair_together(method(name), trainings)
 
 
 def test_what_trains_nothing_says_so(trainings):
     refused(lambda: method("words").task(trainings.config(ContentConfig)), "words")
-    refused(lambda: method("lora").files(trainings), "lora", "direct-sum")  # one concept
     assert method("words").files(trainings) == {}
     refused(lambda: method("words").attach(None, {}), "words")
 

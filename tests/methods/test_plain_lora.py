@@ -216,6 +216,10 @@ def test_a_concept_and_a_lora_do_not_go_together(backbone, files, trained, tiny_
     refused(lambda: attach(backbone, **both), *both.values(), "b4m export")
     config = ExportConfig(output=str(tmp_path / "x.safetensors"), base_model=tiny_base, **both)
     refused(lambda: export(config), *both.values(), "export the concept")
+    as_told = str(tmp_path / "concept.safetensors")
+    export(ExportConfig(output=as_told, base_model=tiny_base, content_file=trained["content_file"]))
+    attach(backbone, **{**both, "content_file": as_told})
+    assert apart(draw(backbone, style_strength=0.0), draw(backbone, content_strength=0.0)) > 2
 
 
 def test_strict_is_followed_by_every_command_and_changes_no_image(files, tiny_base, tmp_path):

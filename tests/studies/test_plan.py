@@ -223,10 +223,6 @@ def test_folders_of_work_that_is_done_keep_their_names():
         ({"rows": {"a": {"method": "joint", "train": {"partner_lr": 1}}}}, "method joint reads 'partner_lr'"),
         ({"rows": {"a": {"method": "words", "train": {"rank": 4}}}}, "words reads 'rank'; read: nothing"),
         ({"rows": {"a": {"generate": {"rank": 4}}}}, "unknown setting 'rank'"),
-        (
-            {"rows": {"a": {"method": "lora"}}},
-            "method lora: a LoRA shows one concept, so a study has no row for it",
-        ),
     ],
 )
 def test_a_setting_that_nothing_reads_is_refused(changes, words, study_file):

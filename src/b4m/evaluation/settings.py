@@ -92,7 +92,9 @@ class InspectConfig:
         "a content file, a style file, a fused file of the second stage, any other LoRA file, or a method's file"
     )
     output: OutputPath = setting("folder for inspection.json and inspection.png", "outputs/inspection")
-    style_file: InputPath | None = setting("a style file: FILE is the content that it is composed with", None)
+    style_file: InputPath | None = setting(
+        "a style file, or a LoRA of one: FILE is the content that it is composed with", None
+    )
     base_model: ModelName | None = setting(
         "the model a content or style was made for (only its layer sizes are read; default: the one the file names)",
         None,
@@ -116,8 +118,8 @@ class InspectConfig:
 class BalanceConfig:
     """Settings of `b4m balance`. Raises UserError for a value that cannot work."""
 
-    content_file: InputPath = setting("a content file")
-    style_file: InputPath = setting("a style file that composes with it")
+    content_file: InputPath = setting("a content file, or a LoRA of one")
+    style_file: InputPath = setting("a style file, or a LoRA, that composes with it")
     base_model: ModelName | None = setting(
         "the model they were made for (default: the one that the content names)", None
     )

@@ -149,8 +149,15 @@ def _of_concepts(
         for kind, concept in concepts.items()
         for key, value in concept.metadata.items()
     }
-    own = {**spec_metadata(first.spec), "b4m.layers": first.layers, "b4m.unet_hash": first.unet_hash}
-    return [_Part(where, Contents(layers))], {**metadata, **own}
+    if (
+        len(concepts) == 2
+    ):  # a basis says that two halves can be told apart; one alone is a LoRA like any other
+        metadata |= {
+            **spec_metadata(first.spec),
+            "b4m.layers": first.layers,
+            "b4m.unet_hash": first.unet_hash,
+        }
+    return [_Part(where, Contents(layers))], metadata
 
 
 def _of_loras(config: ExportConfig, files: Mapping[str, Opened]) -> tuple[list[_Part], dict[str, str]]:

@@ -47,7 +47,7 @@ def runs(content: Strength, style: Strength, samples: int) -> Iterator[tuple[sli
 
     Raises ValueError for strengths of another number of samples.
     """
-    pairs = list(zip(*(_each(strength, samples) for strength in (content, style)), strict=True))
+    pairs = list(zip(*(each(strength, samples) for strength in (content, style)), strict=True))
     first = 0
     for (c, s), group in groupby(pairs):
         size = len(list(group))
@@ -55,7 +55,8 @@ def runs(content: Strength, style: Strength, samples: int) -> Iterator[tuple[sli
         first += size
 
 
-def _each(strength: Strength, samples: int) -> Sequence[float]:
+def each(strength: Strength, samples: int) -> Sequence[float]:
+    """A strength for each of `samples`. Raises ValueError for those of another number."""
     if not isinstance(strength, Sequence):
         return [strength] * samples
     if len(strength) != samples:

@@ -148,6 +148,6 @@ def one_dial(content: float, style: float) -> float:
     if content != style:
         raise UserError(
             f"content strength {content} and style strength {style}: this file cannot be split into content and "
-            "style, so both dials must have one value"
+            "style, so both dials must have one value, and --compose stays weights"
         )
     return content

@@ -1,20 +1,22 @@
 """LoRAs from anywhere, and their relatives, put on the base model: one with one dial, or two that are added."""
 
 import warnings
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..backbones.protocol import Attached, Backbone
 from ..config.training import TrainConfig
-from ..core.errors import UserError, note
+from ..core.errors import note
 from ..files.contents import Layers
 from ..files.lora import fit, in_dtype, peft_settings
 from ..files.lycoris import change
 from ..files.opening import Opened, refuse_method_files
+from ..maths.composing import Strength, each
+from .added import per_sample
 from .denoising import one_dial
 from .low_rank import LoraContentConfig, LoraStyleConfig, LoraTask
 from .protocol import Pair, Task
@@ -23,11 +25,13 @@ from .protocol import Pair, Task
 class AttachedLoras:
     """A dial for each file: that of its role, "content" or "style"; both at once for "lora"."""
 
+    by_sample: ClassVar[bool] = True
+
     def __init__(self, backbone: Backbone) -> None:
         self.backbone = backbone
-        self.strength: dict[str, float] = {}  # by role
+        self.strength: dict[str, Strength] = {}  # by role
         self.adapters: list[str] = []  # roles with plain LoRAs, which peft holds
-        self.hooks: list[Any] = []  # of the others
+        self.hooks: list[Any] = []
 
     def add(self, role: str, layers: Layers, dense: Mapping[str, Tensor]) -> None:
         """dense: layer -> dW of what is no product of two projections."""
@@ -36,20 +40,29 @@ class AttachedLoras:
         if layers:
             self.adapters.append(role)
             _inject(denoiser, role, layers)
+            ups = (denoiser.get_submodule(layer).lora_B[role] for layer in layers)
+            self.hooks += [up.register_forward_hook(self._dial(role)) for up in ups]
         for layer, change_of in dense.items():
             module = denoiser.get_submodule(layer)
             hook = _Change(self, role, change_of.to(module.weight.device, module.weight.dtype))
             self.hooks.append(module.register_forward_hook(hook))
 
-    def arguments(self, content: float, style: float) -> None:
+    def arguments(self, content: Strength, style: Strength) -> None:
         """The dials are turned here, and nothing goes through the pipeline's call."""
         dials = {"content": content, "style": style}
         for role in self.strength:
-            self.strength[role] = one_dial(content, style) if role == "lora" else dials[role]
-        if self.adapters:
-            self.backbone.denoiser.set_adapters(
-                self.adapters, [self.strength[role] for role in self.adapters]
-            )
+            self.strength[role] = _one(content, style) if role == "lora" else dials[role]
+        if self.adapters:  # peft has one strength for all samples: those of each are hooks'
+            strengths = [self.strength[role] for role in self.adapters]
+            weights = [1.0 if isinstance(strength, Sequence) else strength for strength in strengths]
+            self.backbone.denoiser.set_adapters(self.adapters, weights)
+
+    def _dial(self, role: str) -> Callable[[nn.Module, tuple, Tensor], Tensor | None]:
+        def turn(up: nn.Module, given: tuple, added: Tensor) -> Tensor | None:
+            strength = self.strength[role]
+            return _times(strength, added) if isinstance(strength, Sequence) else None
+
+        return turn
 
     def remove(self) -> None:
         for hook in self.hooks:
@@ -69,7 +82,22 @@ class _Change:
             added = F.conv2d(given[0], self.dW, None, module.stride, module.padding, module.dilation)
         else:
             added = F.linear(given[0], self.dW)
-        return output + self.attached.strength[self.role] * added
+        return output + _times(self.attached.strength[self.role], added)
+
+
+def _times(strength: Strength, added: Tensor) -> Tensor:
+    return added * (per_sample(list(strength), added) if isinstance(strength, Sequence) else strength)
+
+
+def _one(content: Strength, style: Strength) -> Strength:
+    """Both dials' value, of all samples or of each. Raises UserError where they differ."""
+    if isinstance(content, Sequence):
+        samples = len(content)
+    elif isinstance(style, Sequence):
+        samples = len(style)
+    else:
+        return one_dial(content, style)
+    return [one_dial(c, s) for c, s in zip(each(content, samples), each(style, samples), strict=True)]
 
 
 def _inject(denoiser: Any, name: str, layers: Layers) -> None:
@@ -90,7 +118,7 @@ def _inject(denoiser: Any, name: str, layers: Layers) -> None:
 class Lora:
     """LoRA files that name no basis of ours, and the training of new ones."""
 
-    name, doc = "lora", "an ordinary LoRA file, or two that are added"
+    name, doc = "lora", "an ordinary LoRA, or two that are put together as they draw"
     jobs: tuple[type[TrainConfig], ...] = (LoraContentConfig, LoraStyleConfig)
     triggers = True
 
@@ -98,9 +126,8 @@ class Lora:
         return LoraTask(config)
 
     def files(self, pair: Pair) -> dict[str, Path]:
-        raise UserError(
-            "method lora: a LoRA shows one concept, so a study has no row for it; direct-sum adds two"
-        )
+        """Nothing is made of them: they are added, or their predictions are, when images are drawn."""
+        return {"content_file": pair.train(LoraContentConfig), "style_file": pair.train(LoraStyleConfig)}
 
     def attach(self, backbone: Backbone, files: Mapping[str, Opened]) -> Attached:
         """Diffusers would only warn of some of what is refused here."""

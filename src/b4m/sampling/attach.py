@@ -65,7 +65,7 @@ def dials(backbone: Backbone, content: Strength, style: Strength) -> dict[str, A
         return backbone.attached.arguments(content, style)
     if isinstance(content, Sequence) or isinstance(style, Sequence):
         raise UserError(
-            "--negative base and --compose predictions need concept files or a fused file of b4m: these files have one "
+            "--negative base and --compose predictions need concept files, a fused file or LoRAs: this file has one "
             "strength for a whole batch; leave them out"
         )
     if backbone.attached is not None:
