@@ -388,6 +388,9 @@ def altered(config: object) -> dict[str, object]:
         "partner_dirs": {"partner_prompts": ()},
         "partner_prompts": {"partner_prompts": ("a", "b")},
         "objective": {"teacher_guidance": 1.5},  # pictures take the default
+        "lora_file": {"content_file": None, "more_files": (), "more_strengths": ()},
+        "more_files": {"more_strengths": ()},
+        "more_strengths": {"more_strengths": (1.0, 1.0)},
     }
     return {
         f.name: replace(config, **{f.name: other(config, f.name), **beside.get(f.name, {})})
@@ -412,7 +415,8 @@ def test_resuming_follows_from_the_flag(cls):
 
 @pytest.mark.parametrize("cls", [*GIVEN, Heard, GenerateConfig])
 def test_the_key_of_a_study_follows_from_the_flag(cls):
-    drawn = {"prompts": "x", "seeds": (1, 2), "best": 1, **BOTH}
+    more = {"content_file": "c", "more_files": ("a", "b"), "more_strengths": (0.5, 1.0)}
+    drawn = {"prompts": "x", "seeds": (1, 2), "best": 1, **more, **BOTH}
     config = resolve(cls, **{GenerateConfig: drawn, Heard: CONTENT | ONE_RATE, **GIVEN}[cls])
     names = {f.name for f in deciding(cls, paths=True)}
     for name, other in altered(config).items():
@@ -424,7 +428,9 @@ def test_the_facts_in_an_image_follow_from_the_flag():
         GenerateConfig, prompts="x", seeds=(1, 2), grid=True, negative_prompt="n", style_file="s"
     )
     given = {f.name: getattr(config, f.name) for f in deciding(DrawnWith, paths=True)}
-    assert drawn_with(config) == {name: str(value) for name, value in given.items() if value is not None}
+    assert drawn_with(config) == {
+        name: str(value) for name, value in given.items() if value not in (None, ())
+    }
     assert {"base_model", "style_file", "negative_prompt", "style_strength"} <= drawn_with(config).keys()
     left_out = {f.name for f in fields(GenerateConfig)} - {f.name for f in fields(DrawnWith)}
     of_the_best = {"best", "content_dir", "style_dir", "content_extractor", "style_extractor"}

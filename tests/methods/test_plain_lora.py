@@ -211,15 +211,19 @@ def test_a_file_that_misfits_leaves_the_base_model_as_it_was(backbone, files, tm
     assert backbone.attached is None and not hasattr(backbone.denoiser, "peft_config")
 
 
-def test_a_concept_and_a_lora_do_not_go_together(backbone, files, trained, tiny_base, tmp_path):
+def test_a_concept_and_a_lora_go_together_as_the_lora_that_it_is(
+    backbone, files, trained, tiny_base, tmp_path
+):
     both = {"content_file": trained["content_file"], "style_file": files["others"]}
-    refused(lambda: attach(backbone, **both), *both.values(), "b4m export")
+    attach(backbone, **both)
+    together = draw(backbone, content_strength=0.7)
     config = ExportConfig(output=str(tmp_path / "x.safetensors"), base_model=tiny_base, **both)
     refused(lambda: export(config), *both.values(), "export the concept")
     as_told = str(tmp_path / "concept.safetensors")
     export(ExportConfig(output=as_told, base_model=tiny_base, content_file=trained["content_file"]))
     attach(backbone, **{**both, "content_file": as_told})
-    assert apart(draw(backbone, style_strength=0.0), draw(backbone, content_strength=0.0)) > 2
+    assert apart(draw(backbone, content_strength=0.7), together) <= 1
+    assert apart(draw(backbone, content_strength=0.0), together) > 2
 
 
 def test_strict_is_followed_by_every_command_and_changes_no_image(files, tiny_base, tmp_path):

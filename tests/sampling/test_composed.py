@@ -71,7 +71,7 @@ def by_hand(backbone, predict, seed=1):
     return backbone.decode_latents(latents)[0]
 
 
-def passes(backbone, content, style):
+def passes(backbone, *strengths):
     """predict(noisy, t, branch) at these strengths: the empty prompt, then PROMPT."""
     given = backbone.encode_guided([PROMPT], None)
     size = torch.tensor([[SIZE, SIZE, 0, 0, SIZE, SIZE]], dtype=torch.float32)
@@ -79,7 +79,7 @@ def passes(backbone, content, style):
     def predict(noisy, t, branch):
         start = "" if branch else "negative_"
         added = {"text_embeds": given[f"{start}pooled_prompt_embeds"], "time_ids": size}
-        kwargs = dials(backbone, content, style) if content or style else None
+        kwargs = dials(backbone, *strengths) if any(strengths) else None
         return backbone.denoiser(
             noisy, t, given[f"{start}prompt_embeds"], added_cond_kwargs=added, cross_attention_kwargs=kwargs
         ).sample
@@ -120,6 +120,56 @@ def test_composed_predictions_are_three_separate_passes(pair, base):
     ours = drawn(pair, compose="predictions", negative="base", **turned)
     assert same(ours, by_hand(pair, against_the_base))
     assert difference(ours, drawn(pair, negative="base", **turned)) > 2
+
+
+def test_more_files_are_a_prediction_each(tiny_base, base, files, trained):
+    """A LoRA and a LoHa, and a concept and a LoRA besides."""
+    (lora, loha), (_, other) = files["a LoRA and a LoHa"], files["LoRAs"]
+    many, concept = open_backbone(tiny_base), open_backbone(tiny_base)
+    attach(many, lora, loha, more=[trained["content_file"], other])
+    attach(concept, content_file=trained["content_file"])
+    unadapted, turned = passes(base, 0, 0), (1.5, 0.7, 1.2, 0.4)
+    alone = [passes(many, *(float(on == file) for on in range(4))) for file in range(4)]
+    alone[2] = passes(concept, 1, 1)  # goes on as the LoRA that it is
+
+    def against_the_base(noisy, t, branch):
+        v = unadapted(noisy, t, branch)
+        moves = [s * (one(noisy, t, branch) - v) for s, one in zip(turned, alone, strict=True)]
+        return v + sum(moves) if branch else v
+
+    given = {"content_strength": turned[0], "style_strength": turned[1], "more_strengths": turned[2:]}
+    ours = drawn(many, compose="predictions", negative="base", **given)
+    assert same(ours, by_hand(many, against_the_base))
+    added = drawn(many, **given)
+    assert same(added, by_hand(many, passes(many, *turned))) and difference(ours, added) > 2
+    assert difference(added, drawn(many, **{**given, "more_strengths": (1.2, 0.0)})) > 2
+
+
+def test_more_files_go_beside_others_each_with_a_dial(tiny_base, trained, files, tmp_path):
+    more = {"prompts": PROMPT, "more_files": files["LoRAs"]}
+    beside = {**more, "content_file": trained["content_file"]}
+    dialled = options(tiny_base, tmp_path, **beside, more_strengths=(0.5, 2.0))
+    facts = Image.open(generate(dialled)[0]).text
+    as_ever, ones = (
+        generate(options(tiny_base, tmp_path, **beside, more_strengths=s))[0] for s in ((), (1.0, 1.0))
+    )
+    assert (
+        Image.open(as_ever).tobytes()
+        == Image.open(ones).tobytes()
+        != Image.open(tmp_path / "out/000_seed77.png").tobytes()
+    )
+    assert facts["more_strengths"] == "(0.5, 2.0)" and files["LoRAs"][1] in facts["more_files"]
+    plain = options(tiny_base, tmp_path, prompts=PROMPT, content_file=trained["content_file"])
+    assert not {"more_files", "more_strengths"} & Image.open(generate(plain)[0]).text.keys()
+    for wrong, words in (
+        (more, "beside --content-file"),
+        ({**more, "lora_file": trained["lora_file"]}, "beside --content-file"),
+        ({**beside, "more_strengths": (1.0,)}, "1 for 2 --more-files"),
+    ):
+        with pytest.raises(UserError, match=words):
+            options(tiny_base, tmp_path, **wrong)
+    with pytest.raises(UserError, match="not a concept file"):
+        generate(options(tiny_base, tmp_path, **{**beside, "more_files": (trained["lora_file"],)}))
 
 
 def test_a_batch_of_several_is_as_each_alone(pair):

@@ -21,15 +21,14 @@ from ..files.export import export as run_export
 from ..files.settings import ExportConfig
 from ..methods.registry import job_named
 from ..sampling import generate as sampling
-from ..sampling.attach import attach
-from ..sampling.sample import open_for, sample_with
+from ..sampling.sample import attach_for, open_for, sample_with
 from ..training.loop import train as run_train
 from .best import choice
 from .push.push import push as run_push
 from .push.settings import PushConfig
 
 File = str | Path
-FILES = ("content_file", "style_file", "lora_file")
+FILES = ("content_file", "style_file", "lora_file", "more_files")
 AT_LOADING = ("base_model", "vae", "mixed_precision", "base_lora", *FILES)
 
 
@@ -120,12 +119,18 @@ class Model:
         return self._backbone.pipe
 
     def attach(
-        self, content_file: File | None = None, style_file: File | None = None, lora_file: File | None = None
+        self,
+        content_file: File | None = None,
+        style_file: File | None = None,
+        lora_file: File | None = None,
+        more_files: Sequence[File] = (),
     ) -> Self:
         """Put other files on, in place of those before; none: the base model alone."""
-        files = dict(zip(FILES, (content_file, style_file, lora_file), strict=True))
-        kept = {name: value for name, value in self._settings.items() if name not in FILES}
-        self._settings = {**kept, **{name: file for name, file in files.items() if file is not None}}
+        files = dict(zip(FILES, (content_file, style_file, lora_file, tuple(more_files)), strict=True))
+        kept = {
+            name: value for name, value in self._settings.items() if name not in (*FILES, "more_strengths")
+        }
+        self._settings = {**kept, **{name: file for name, file in files.items() if file}}
         self._attach()
         return self
 
@@ -150,8 +155,7 @@ class Model:
         return resolve(DrawnWith, self._preset, self._config, **{**self._settings, **settings})
 
     def _attach(self) -> None:
-        config = self._resolve({})
-        attach(self._backbone, config.content_file, config.style_file, config.lora_file, config.strict)
+        attach_for(self._backbone, self._resolve({}))
 
 
 def _train(job: type[JobConfig], preset: str | None, config: File | None, settings: dict[str, Any]) -> Path:

@@ -32,8 +32,8 @@ class BySample(Attached, Protocol):
 
     by_sample: ClassVar[bool]
 
-    def arguments(self, content: Strength, style: Strength) -> dict[str, Any] | None:
-        """As above; a strength of all samples, or of each."""
+    def arguments(self, content: Strength, style: Strength, *more: Strength) -> dict[str, Any] | None:
+        """As above; a strength of all samples, or of each. more: of what else was put on, in that order."""
 
 
 @runtime_checkable

@@ -23,6 +23,10 @@ class DrawnWith:
     content_file: InputPath | None = setting("a content file; with a style file the two are composed", None)
     style_file: InputPath | None = setting("a style file; with a content file the two are composed", None)
     lora_file: InputPath | None = setting(ANY_LORA, None)
+    more_files: tuple[InputPath, ...] = setting("concept or LoRA files besides, of either kind", ())
+    more_strengths: tuple[float, ...] = setting(
+        "a dial for each of --more-files (default: 1)", (), low=-100, high=100
+    )
     base_lora: InputPath | None = setting(
         "a LoRA that makes the base model another before any other file is put on: LCM, Lightning, Hyper and the like",
         None,
@@ -56,9 +60,19 @@ class DrawnWith:
     def __post_init__(self) -> None:
         check(self)
         one_source(self)
+        self._check_more()
         if self.scheduler == "lcm" and self.steps > LCM_STEPS:
             raise UserError(
                 f"--steps {self.steps}: --scheduler lcm takes {LCM_STEPS} at most; 4 to 8 are usual"
+            )
+
+    def _check_more(self) -> None:
+        files, strengths = len(self.more_files), len(self.more_strengths)
+        if files and not (self.content_file or self.style_file):
+            raise UserError("--more-files goes beside --content-file or --style-file: give one of them first")
+        if strengths not in (0, files):
+            raise UserError(
+                f"--more-strengths: {strengths} for {files} --more-files; give one for each, or none"
             )
 
 

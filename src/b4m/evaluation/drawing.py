@@ -13,9 +13,8 @@ from ..data.dataset import called
 from ..data.references import references
 from ..files.lora import triggers
 from ..files.opening import open_any, sources
-from ..sampling.attach import attach
 from ..sampling.prompts import say_notes
-from ..sampling.sample import SAMPLES_AT_ONCE, drawn_with, open_for, sample_with, save_png
+from ..sampling.sample import SAMPLES_AT_ONCE, attach_for, drawn_with, open_for, sample_with, save_png
 from .manifest import Shot, in_plain_words, write_manifest
 from .settings import EvaluateConfig
 
@@ -44,7 +43,11 @@ def planned(config: EvaluateConfig) -> list[Shot]:
 
 def _triggers(config: EvaluateConfig) -> list[str]:
     """The trigger words that the files name. A phrase of several words, from elsewhere, holds plain ones: it stays."""
-    files = [path for path in (config.content_file, config.style_file, config.lora_file) if path]
+    files = [
+        path
+        for path in (config.content_file, config.style_file, config.lora_file, *config.more_files)
+        if path
+    ]
     phrases = [phrase for path in files for phrase in triggers(open_any(path).metadata)]
     words = [word.strip() for phrase in phrases for word in phrase.split(",")]
     return [word for word in words if word and " " not in word]
@@ -61,7 +64,7 @@ def draw_missing(config: EvaluateConfig, shots: Sequence[Shot]) -> None:
     if missing:
         say_notes([*config.prompts, config.negative_prompt])
         backbone = open_for(config)
-        attach(backbone, config.content_file, config.style_file, config.lora_file, config.strict)
+        attach_for(backbone, config)
         bar = tqdm(total=len(shots), initial=len(shots) - len(missing), desc="drawing")
         for start in range(0, len(missing), SAMPLES_AT_ONCE):
             some = missing[start : start + SAMPLES_AT_ONCE]
@@ -77,19 +80,24 @@ def draw_missing(config: EvaluateConfig, shots: Sequence[Shot]) -> None:
 def settings_of(config: EvaluateConfig) -> dict[str, str]:
     """What decides an image besides prompt and seed: settings, and the bytes of the files it is drawn with."""
     settings = drawn_with(config)
-    for name in ("content_file", "style_file", "lora_file", "base_lora"):
-        if name in settings:
-            digest = hashlib.sha256()
-            try:
-                for source in sources(settings[name]):
-                    with source.open("rb") as file:
-                        hashlib.file_digest(file, lambda digest=digest: digest)
-                settings[f"{name}_sha256"] = digest.hexdigest()
-            except OSError as error:
-                raise UserError(
-                    f"{settings[name]}: cannot be read ({error.strerror}); give a file"
-                ) from error
+    for name in ("content_file", "style_file", "lora_file", "base_lora", "more_files"):
+        given = getattr(config, name)
+        if given:
+            settings[f"{name}_sha256"] = _bytes_of(given if isinstance(given, tuple) else (given,))
     return settings
+
+
+def _bytes_of(files: Sequence[str]) -> str:
+    """A digest of what they hold. Raises UserError for one that cannot be read."""
+    digest = hashlib.sha256()
+    for path in files:
+        try:
+            for source in sources(path):
+                with source.open("rb") as file:
+                    hashlib.file_digest(file, lambda: digest)
+        except OSError as error:
+            raise UserError(f"{path}: cannot be read ({error.strerror}); give a file") from error
+    return digest.hexdigest()
 
 
 def _facts(prompt: str, seed: int, settings: Mapping[str, str]) -> dict[str, str]:

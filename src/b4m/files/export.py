@@ -19,10 +19,10 @@ from ..backbones.registry import FAMILIES, family_of
 from ..core.errors import UserError, note
 from ..core.storage import PARTIAL, reason, sync
 from ..maths.plp import FACTORS
-from .concept import Concept, check_pair, load_concept, save_concept
+from .concept import Concept, as_layers, check_pair, load_concept, save_concept
 from .contents import DEPTH, Contents, Layers
 from .dialects import DIALECTS, OUTSIDE
-from .fused import dialled, fuse, spec_metadata, split_lora
+from .fused import dialled, spec_metadata, split_lora
 from .identity import made_for
 from .lora import fit, header, mixed, save_lora, triggers
 from .merging import change_of
@@ -140,10 +140,7 @@ def _of_concepts(
     first = next(iter(concepts.values()))
     check_base(first.unet_hash, denoiser, where, config.base_model)
     strength = {"content": config.content_strength, "style": config.style_strength}
-    layers = {}
-    for name in first.tensors:
-        factors = {kind: strength[kind] * concept.tensors[name] for kind, concept in concepts.items()}
-        layers[name] = fuse(first.spec, name, tuple(denoiser.get_submodule(name).weight.shape), factors)
+    layers = as_layers(concepts, strength, denoiser)
     metadata = {
         f"b4m.{kind}_{key}": value
         for kind, concept in concepts.items()

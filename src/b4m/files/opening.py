@@ -102,7 +102,7 @@ def sources(path: Path | str) -> list[Path]:
 
 
 def open_role(path: Path | str, role: str, strict: bool = False) -> Opened:
-    """The file given as content, style or lora; a LoRA made elsewhere may play any of them.
+    """The file given as content, style, lora or (concepts of either kind) more; a LoRA made elsewhere may play any.
 
     Says what of it is left out; with `strict` that is refused. Raises UserError for one that cannot play this role.
     """
@@ -111,7 +111,7 @@ def open_role(path: Path | str, role: str, strict: bool = False) -> Opened:
         if strict:
             raise UserError(f"{opened.where}: {line} (refused, since --strict is set)")
         note(f"{opened.where}: {line}")
-    if opened.role == role or opened.from_elsewhere:
+    if opened.role == role or opened.from_elsewhere or role == "more" and opened.concept:
         return opened
     if opened.kind == "fused":
         raise UserError(

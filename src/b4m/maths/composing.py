@@ -6,37 +6,36 @@ of terms whose weights add up to 1:
     weights      v(c, s)                                                      one prediction
     predictions  v(0,0) + c [v(1,0) - v(0,0)] + s [v(0,1) - v(0,0)]           three
 
-The second has no interaction of the two factors: neither the block B D nor what the layers between make of both.
+The second has no interaction of the two factors: neither the block B D nor what the layers between make of both. More
+files than two have a strength each after these.
 """
 
 from collections.abc import Iterator, Sequence
 from itertools import groupby
-from typing import NamedTuple
 
 Strength = float | Sequence[float]  # of all samples of a batch, or of each
 
 
-class Term(NamedTuple):
-    """weight * v(content, style)."""
-
-    weight: float
-    content: float
-    style: float
-
-
+Term = tuple[
+    float, ...
+]  # a weight, and the strengths at which the prediction is made: of content, style, any more
 Terms = tuple[Term, ...]
-BASE: Terms = (Term(1.0, 0.0, 0.0),)  # the base model's own prediction
+BASE: Terms = ((1.0, 0.0, 0.0),)  # the base model's own prediction
 
 
-def composed_weights(content: float, style: float) -> Terms:
-    """v(content, style): both factors in the weights at once, as in the paper."""
-    return (Term(1.0, content, style),)
+def composed_weights(*strengths: float) -> Terms:
+    """v(content, style, ...): all in the weights at once, as in the paper."""
+    return ((1.0, *strengths),)
 
 
-def composed_predictions(content: float, style: float) -> Terms:
-    """v(0,0) + content [v(1,0) - v(0,0)] + style [v(0,1) - v(0,0)], without the terms of weight 0."""
-    terms = (Term(1.0 - content - style, 0.0, 0.0), Term(content, 1.0, 0.0), Term(style, 0.0, 1.0))
-    return tuple(term for term in terms if term.weight)
+def composed_predictions(*strengths: float) -> Terms:
+    """v(0,0) + content [v(1,0) - v(0,0)] + style [v(0,1) - v(0,0)] + ..., without the terms of weight 0."""
+    base, files = 1.0, range(len(strengths))
+    for strength in strengths:
+        base -= strength
+    weights = (base, *strengths)
+    at = ((0.0,) * len(strengths), *(tuple(float(file == on) for file in files) for on in files))
+    return tuple((weight, *which) for weight, which in zip(weights, at, strict=True) if weight)
 
 
 COMPOSING = {"weights": composed_weights, "predictions": composed_predictions}

@@ -103,7 +103,8 @@ class AttachedFactors:
     def __init__(self, adapter: Adapter, backbone: Backbone) -> None:
         self.adapter, self.backbone = adapter, backbone
 
-    def arguments(self, content: Strength, style: Strength) -> dict[str, Any]:
+    def arguments(self, content: Strength, style: Strength, *more: Strength) -> dict[str, Any]:
+        assert not more  # than two go on as LoRAs
         return {"content_strength": content, "style_strength": style}
 
     def remove(self) -> None:

@@ -16,6 +16,7 @@ from ..files.lora import fit, in_dtype, peft_settings
 from ..files.lycoris import change
 from ..files.opening import Opened, refuse_method_files
 from ..maths.composing import Strength, each
+from ..maths.plp import FACTORS
 from .added import per_sample
 from .denoising import one_dial
 from .low_rank import LoraContentConfig, LoraStyleConfig, LoraTask
@@ -23,7 +24,7 @@ from .protocol import Pair, Task
 
 
 class AttachedLoras:
-    """A dial for each file: that of its role, "content" or "style"; both at once for "lora"."""
+    """A dial for each file: that of its role, "content", "style" or another; both at once for "lora"."""
 
     by_sample: ClassVar[bool] = True
 
@@ -47,9 +48,10 @@ class AttachedLoras:
             hook = _Change(self, role, change_of.to(module.weight.device, module.weight.dtype))
             self.hooks.append(module.register_forward_hook(hook))
 
-    def arguments(self, content: Strength, style: Strength) -> None:
+    def arguments(self, content: Strength, style: Strength, *more: Strength) -> None:
         """The dials are turned here, and nothing goes through the pipeline's call."""
-        dials = {"content": content, "style": style}
+        others = [role for role in self.strength if role not in (*FACTORS, "lora")]
+        dials = {"content": content, "style": style, **dict(zip(others, more, strict=True))}
         for role in self.strength:
             self.strength[role] = _one(content, style) if role == "lora" else dials[role]
         if self.adapters:  # peft has one strength for all samples: those of each are hooks'
@@ -132,7 +134,7 @@ class Lora:
     def attach(self, backbone: Backbone, files: Mapping[str, Opened]) -> Attached:
         """Diffusers would only warn of some of what is refused here."""
         refuse_method_files(files)
-        if len(files) == 2:
+        if len(files) > 1:
             note(
                 f"{' and '.join(opened.where for opened in files.values())}: not trained to go together; what they "
                 "change is added, each with its own dial"
@@ -148,5 +150,5 @@ class Lora:
         attached = AttachedLoras(backbone)
         for role, (layers, dense) in ready.items():
             attached.add(role, layers, dense)
-        attached.arguments(1.0, 1.0)
+        attached.arguments(1.0, 1.0, *[1.0] * len(files.keys() - {*FACTORS, "lora"}))
         return attached

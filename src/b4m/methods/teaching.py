@@ -258,10 +258,10 @@ class _Asked:
     def _sum(self, state: Tensor, timestep: Tensor, terms: Terms, conditions: Conditions) -> Tensor:
         assert isinstance(self.attached, AttachedFactors)
         predictions = [
-            term.weight
+            weight
             * self.backbone.predict(
-                state, timestep, conditions, self.attached.arguments(term.content, term.style)
+                state, timestep, conditions, self.attached.arguments(content, style)
             ).float()
-            for term in terms
+            for weight, content, style in terms
         ]
         return torch.stack(predictions).sum(0)

@@ -21,10 +21,10 @@ def composed(backbone: Backbone, samples: Sequence[Terms]) -> Iterator[dict[str,
     """
     terms = [(row, *term) for row, terms in enumerate(samples) for term in terms]
     terms.sort(key=lambda term: term[2:])  # equal strengths side by side: the adapter takes them together
-    rows, weights, content, style = zip(*terms, strict=True)
-    if len(set(zip(content, style, strict=True))) == 1:
-        content, style = content[0], style[0]
-    arguments = dials(backbone, content, style)
+    rows, weights, *strengths = zip(*terms, strict=True)
+    if len({term[2:] for term in terms}) == 1:
+        strengths = [of_file[0] for of_file in strengths]
+    arguments = dials(backbone, *strengths)
     if len(terms) == len(samples) and rows == tuple(range(len(samples))):
         yield arguments
         return

@@ -11,10 +11,9 @@ from PIL import Image
 
 from ..config.sampling import GenerateConfig
 from ..core.storage import Taken
-from .attach import attach
 from .grid import grid
 from .prompts import say_notes
-from .sample import drawn_with, open_for, sample_with, save_png
+from .sample import attach_for, drawn_with, open_for, sample_with, save_png
 
 NUMBER = re.compile(r"(\d+)_seed\d+\.png")  # of an image of an earlier call
 
@@ -47,7 +46,7 @@ def draw(config: GenerateConfig) -> list[Drawn]:
     """Every prompt with every seed, a prompt's images side by side."""
     say_notes([*config.prompts, config.negative_prompt])
     backbone = open_for(config)
-    attach(backbone, config.content_file, config.style_file, config.lora_file, config.strict)
+    attach_for(backbone, config)
     asked = list(product(config.prompts, config.seeds))
     images = sample_with(backbone, config, *map(list, zip(*asked, strict=True)))
     return [Drawn(image, *each) for image, each in zip(images, asked, strict=True)]

@@ -18,8 +18,8 @@ from ..core.storage import write_atomic
 from ..data.findings import brief, quoted
 from ..files.merging import merge
 from ..files.opening import open_role
-from ..maths.composing import BASE, COMPOSING
-from .attach import dials, folding
+from ..maths.composing import COMPOSING, composed_weights
+from .attach import attach, dials, folding
 from .composed import composed
 from .told import told
 
@@ -43,6 +43,7 @@ def sample(
     negative: str = "adapted",
     compose: str = "weights",
     scheduler: str = "euler",
+    more_strengths: Sequence[float] = (),
 ) -> list[Image.Image]:
     """One image per prompt and seed (lists of one length), of `size` pixels: a side, or "1216x832".
 
@@ -51,6 +52,7 @@ def sample(
     embeddings: `encode_guided` of the prompts, for a backbone whose text encoders are gone.
     negative: what guidance leads away from, the base model ("base") or the one with the files on it ("adapted").
     compose: how content and style come together, a key of `maths.composing.COMPOSING`.
+    more_strengths: of what `attach` was given besides, in its order.
     Raises UserError for a size the model cannot draw, and for dials and a scheduler that the file cannot follow.
     """
     if len(prompts) != len(seeds):
@@ -63,7 +65,8 @@ def sample(
         dials(backbone, content_strength, style_strength)  # refuses what would say nothing
     if isinstance(backbone.attached, Draws) and scheduler != "euler":
         raise UserError(f"--scheduler {scheduler}: this file draws in a way of its own; leave it out")
-    asked = COMPOSING[compose](content_strength, style_strength)
+    strengths = (content_strength, style_strength, *more_strengths)
+    asked, unadapted = COMPOSING[compose](*strengths), composed_weights(*[0.0] * len(strengths))
     at_once = max(1, min(SAMPLES_AT_ONCE, PIXELS_AT_ONCE // (width * height)) // len(asked))
     images = []
     with _sampler(backbone, steps, scheduler), folding(backbone):
@@ -75,7 +78,7 @@ def sample(
                 encoded = {name: tensor[some] for name, tensor in embeddings.items()}
             answers = [asked] * len(seeds[some])
             if guidance > 1:
-                answers = [BASE if negative == "base" else asked] * len(answers) + answers
+                answers = [unadapted if negative == "base" else asked] * len(answers) + answers
             with composed(backbone, answers) if backbone.attached else nullcontext() as arguments:
                 if isinstance(backbone.attached, Draws):
                     latents = backbone.attached.draw(prompts[some], steps, guidance, width, height)
@@ -116,6 +119,13 @@ def open_for(config: DrawnWith) -> Backbone:
     return backbone.to("cuda") if torch.cuda.is_available() else backbone
 
 
+def attach_for(backbone: Backbone, config: DrawnWith) -> None:
+    """The files that `config` names onto the base model, in place of what was there. Raises UserError."""
+    attach(
+        backbone, config.content_file, config.style_file, config.lora_file, config.strict, config.more_files
+    )
+
+
 def sample_with(
     backbone: Backbone, config: DrawnWith, prompts: Sequence[str], seeds: Sequence[int]
 ) -> list[Image.Image]:
@@ -138,6 +148,7 @@ def sample_with(
         negative=config.negative,
         compose=config.compose,
         scheduler=config.scheduler,
+        more_strengths=config.more_strengths or (1.0,) * len(config.more_files),
     )
 
 
@@ -166,7 +177,7 @@ def _check_read(backbone: Backbone, prompts: Iterable[str]) -> None:
 def drawn_with(config: DrawnWith) -> dict[str, str]:
     """The settings that decide an image, where they are given, as text."""
     values = {name: getattr(config, name) for name in DRAWN_WITH}
-    return {name: str(value) for name, value in values.items() if value is not None}
+    return {name: str(value) for name, value in values.items() if value not in (None, ())}
 
 
 def save_png(path: Path, image: Image.Image, facts: dict[str, str], replace: bool = True) -> None:

@@ -9,8 +9,7 @@ from ..backbones.protocol import Backbone
 from ..core.errors import Busy
 from ..core.lock import exclusive
 from ..core.storage import sweep, write_text
-from ..sampling.attach import attach
-from ..sampling.sample import SAMPLES_AT_ONCE, drawn_with, open_for, sample_with, save_png
+from ..sampling.sample import SAMPLES_AT_ONCE, attach_for, drawn_with, open_for, sample_with, save_png
 from ..training.loop import train
 from .plan import Drawing, Names, Training
 from .tasks import Job, base_of
@@ -101,7 +100,7 @@ class Easel:
             self.backbone, self.opened, self.files = open_for(config), wanted, None
         if self.files != drawing.files:
             self.files = None  # should one of them be refused
-            attach(self.backbone, config.content_file, config.style_file, config.lora_file, config.strict)
+            attach_for(self.backbone, config)
             self.files = drawing.files
         return self.backbone
 
