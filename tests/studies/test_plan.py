@@ -102,6 +102,17 @@ def test_a_training_comes_after_what_it_needs(study_file):
         assert {Path(path).parent for path in drawing.files.values()} <= done
 
 
+def test_rows_that_put_more_files_on_are_told_apart(study_file):
+    """Else the files of one row would stay on for the next."""
+    rows = {
+        "two": {"method": "lora"},
+        "three": {"method": "lora", "generate": {"more_files": ["x.safetensors"]}},
+    }
+    two, three = plan(study_file(rows=rows)).drawings
+    assert {*two.files} == {"content_file", "style_file"} and two.folder != three.folder
+    assert three.files == {**two.files, "more_files 0": "x.safetensors"}
+
+
 def test_every_method_puts_on_what_it_says(study_file):
     found = plan(study_file(rows={name: {"method": name} for name in TRAINED}))
     files = {drawing.row: {*drawing.files} for drawing in found.drawings}

@@ -59,8 +59,9 @@ class Drawing:
 
     @property
     def files(self) -> dict[str, str]:
-        """The trained files that are put on the base model: content_file and style_file, or lora_file, or none."""
+        """What is put on the base model: content_file and style_file, or lora_file, or none; and any more."""
         found = {name: getattr(self.config, name) for name in ("content_file", "style_file", "lora_file")}
+        found |= {f"more_files {number}": path for number, path in enumerate(self.config.more_files)}
         return {name: path for name, path in found.items() if path}
 
     image: Callable[[int, str, int], str]  # file name by number of the prompt, prompt and seed

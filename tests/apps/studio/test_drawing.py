@@ -127,6 +127,13 @@ def test_sheets_have_an_end_and_need_something(tiny, taught):
 def test_an_image_that_names_a_file_elsewhere_is_not_drawn_again(tiny, trained):
     for path in (trained["content_file"], "../../x.safetensors"):
         refused(lambda path=path: cells.key(tiny, Shot("x", 1, {"content_file": path})), "not in the project")
+        refused(
+            lambda path=path: cells.key(tiny, Shot("x", 1, {"base_lora": path})),
+            "--base-lora",
+            "does not load",
+        )
+    beside = {"style_file": "x", "more_files": (trained["content_file"],)}
+    refused(lambda: cells.key(tiny, Shot("x", 1, beside)), "--more-files", "does not load")
 
 
 def test_prompts_and_settings_are_those_that_generate_takes(tiny):

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from ... import __version__
-from ...config.fields import deciding
+from ...config.fields import deciding, flag
 from ...config.resolve import resolve
 from ...config.sampling import DrawnWith, GenerateConfig
 from ...core.errors import UserError
@@ -49,8 +49,11 @@ class Shot:
 def key(project: Project, shot: Shot) -> str:
     """The name of its cell: a digest of all that decides it, its files by what is in them. Raises UserError."""
     config = shot.config(project)
-    if config.base_lora is not None:
-        raise UserError("this was drawn with --base-lora, which the studio does not load: use b4m generate")
+    for name in ("base_lora", "more_files"):  # paths that could lead anywhere
+        if getattr(config, name):
+            raise UserError(
+                f"this was drawn with {flag(name)}, which the studio does not load: use b4m generate"
+            )
     facts: dict[str, Any] = {f.name: getattr(config, f.name) for f in deciding(DrawnWith)}
     for name in FILES:
         path = getattr(config, name)
@@ -106,7 +109,7 @@ def facts(project: Project, shot: Shot) -> dict[str, str]:
     config = shot.config(project)
     values = {f.name: getattr(config, f.name) for f in deciding(DrawnWith, paths=True)}
     return {"prompt": shot.prompt, "seed": str(shot.seed)} | {
-        name.replace("_", " "): str(value) for name, value in values.items() if value is not None
+        name.replace("_", " "): str(value) for name, value in values.items() if value not in (None, ())
     }
 
 
