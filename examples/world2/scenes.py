@@ -23,6 +23,9 @@ RELIEF = 0.09  # half frames over which a part bulges above its neighbours
 PAINT_LINE = 0.016  # by how much the lines around a marking are thinner than those around a part
 NEAR = 0.20  # half frames around a part within which distances are exact
 FRAME = 0.95  # half frames that a scene may reach
+FILLS = (0.64, 0.74, 0.74, 0.84)  # shares of the frame: far, usual, near
+# What has a front: all are drawn facing left until the pose mirrors them.
+SIDED = ("dog", "fish", "bird", "snail", "whale", "teapot", "car", "train", "boat")
 
 
 @dataclass(frozen=True)
@@ -49,9 +52,15 @@ class Scene:
     seed: int
 
 
-def sample_pose(rng: np.random.Generator) -> Pose:
-    angle, fill, dx, dy = rng.uniform((-0.10, 0.62, -0.8, -0.6), (0.10, 0.86, 0.8, 0.8)).round(3).tolist()
-    return Pose(bool(rng.integers(2)), angle, fill, dx, dy)
+def sample_pose(rng: np.random.Generator, sided: bool) -> Pose:
+    """In the middle of the frame, far, at the usual distance or near, and facing either way if sided.
+
+    All of this captions can say. Places all over the frame, any size and handles on either side, which they cannot, a
+    base has to guess at the noisiest levels: after 1.2 million samples of such scenes it still drew blobs there.
+    """
+    angle, dx, dy = rng.uniform((-0.04, -0.1, -0.1), (0.04, 0.1, 0.1)).round(3).tolist()
+    fill = pick(rng, FILLS) + round(float(rng.uniform(-0.01, 0.01)), 3)
+    return Pose(sided and bool(rng.integers(2)), angle, fill, dx, dy)
 
 
 def sample_scene(
@@ -62,8 +71,8 @@ def sample_scene(
     grounds: Sequence[str] | None = None,
     content: Content | None = None,
     style: styles.Style | None = None,
-    accessories: float = 0.2,
-    seconds: float = 0.25,
+    accessories: float = 0.15,
+    seconds: float = 0.18,
 ) -> Scene:
     """A scene of the pretraining distribution.
 
@@ -81,7 +90,15 @@ def sample_scene(
         second = sample_second(
             rng, content, ("balloon", "boat", "cushion") if ground.kind == "sky" else SECONDS
         )
-    return Scene(content, accessory, second, ground, sample_pose(rng), style, int(rng.integers(2**31)))
+    return Scene(
+        content,
+        accessory,
+        second,
+        ground,
+        sample_pose(rng, content.kind in SIDED),
+        style,
+        int(rng.integers(2**31)),
+    )
 
 
 # --- where everything goes -------------------------------------------------------------------------

@@ -6,11 +6,11 @@ from itertools import combinations
 import numpy as np
 import pytest
 from world2 import sets
-from world2.captions import caption, noisy_caption
+from world2.captions import _distance, caption, noisy_caption
 from world2.contents import CLASSES, COLOURS, Content, Look, Marking, draw, marking_kinds, sample_content
 from world2.extras import ACCESSORIES, SECONDS, Accessory, Second
 from world2.grounds import KINDS, Ground
-from world2.scenes import Pose, Scene, fields_of, render, sample_scene
+from world2.scenes import SIDED, Pose, Scene, fields_of, render, sample_scene
 from world2.styles import FAMILIES, member
 from world2.vocabulary import MAX_TOKENS, tokenizer, words
 
@@ -128,6 +128,18 @@ def test_a_caption_says_everything():
     assert "from" not in caption(replace(alone, pose=Pose(fill=0.74))).split()
     bear = replace(alone, content=replace(content, kind="bear"))
     assert "facing" not in caption(bear)  # it looks at whoever looks at it
+
+
+def test_where_a_thing_stands_and_how_it_is_turned_can_be_said():
+    """Else a base must guess it at the noisiest levels."""
+    scenes = [sample_scene(np.random.default_rng(n), accessories=0, seconds=0) for n in range(200)]
+    poses = [scene.pose for scene in scenes]
+    assert max(max(abs(pose.dx), abs(pose.dy)) for pose in poses) <= 0.1
+    assert max(abs(pose.angle) for pose in poses) <= 0.04
+    assert all(scene.content.kind in SIDED for scene in scenes if scene.pose.mirrored)
+    for view, fill in (("from far", 0.64), ("from near", 0.84), ("", 0.74)):
+        said = [pose for scene, pose in zip(scenes, poses, strict=True) if _distance(scene) == view]
+        assert len(said) > 30 and all(abs(pose.fill - fill) < 0.0101 for pose in said)
 
 
 def test_captions_use_words_of_the_vocabulary_each_one_token():
