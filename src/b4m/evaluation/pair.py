@@ -27,7 +27,7 @@ def on_base(
     """The pair's base model with both attached, and states at LEVELS noise levels under prompts that call both.
 
     content_dir: references to put under noise; None: images that the base draws of the prompts. base_model: None for
-    the one that the content names. Both are concept files, or both are LoRAs from anywhere.
+    the one that the content names. Either file is a concept file, or a LoRA from anywhere.
     Raises UserError for files that cannot be read, do not compose or name too little.
     """
     opened = {"content": open_role(content_file, "content"), "style": open_role(style_file, "style")}
