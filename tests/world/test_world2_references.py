@@ -22,7 +22,9 @@ def test_a_style_is_called_by_trigger_and_class_word_and_what_it_shows_is_said()
     assert {place.split("/")[1] for place in places if place.startswith("style/")} == {
         "chalk", "comic", "glass", "stitch", "thin_glass",
     }  # fmt: skip
-    assert places["style/thin_glass/1"][1] == "a green and red tree on grass from near in w@z thin glass style"
+    assert (
+        places["style/thin_glass/1"][1] == "a green and red tree on grass from near in w@z thin glass style"
+    )
     assert places["content/glass_vase/2"][1] == "a snq glass vase on grass from far"
 
 
