@@ -1,16 +1,24 @@
 """Images are drawn with folded dials where that can be, and are those of the adapter beside the weights."""
 
 import pytest
-from test_composed import pair  # noqa: F401 a fixture
 from test_generate import difference, draw
 
+from b4m.backbones.registry import open_backbone
 from b4m.maths.adapter import PLPLinear
+from b4m.sampling.attach import attach
 
 WAYS = {  # what is asked of `sample` -> copies of the weights
     "adapted": ({"guidance": 4.0, "style_strength": 0.7}, 1),
     "base": ({"guidance": 4.0, "negative": "base"}, 1),
     "predictions": ({"guidance": 4.0, "negative": "base", "compose": "predictions"}, 2),
 }
+
+
+@pytest.fixture
+def pair(tiny_base, trained):
+    backbone = open_backbone(tiny_base)
+    attach(backbone, trained["content_file"], trained["style_file"])
+    return backbone
 
 
 @pytest.fixture
@@ -27,7 +35,7 @@ def copies(monkeypatch) -> list[int]:
 
 
 @pytest.mark.parametrize("way", WAYS)
-def test_a_run_folds_once_and_draws_the_same(pair, copies, monkeypatch, way):  # noqa: F811
+def test_a_run_folds_once_and_draws_the_same(pair, copies, monkeypatch, way):
     options, wanted = WAYS[way]
     folded = draw(pair, seeds=(1, 2), **options)
     layers = len(pair.attached.adapter.layers)
@@ -37,7 +45,7 @@ def test_a_run_folds_once_and_draws_the_same(pair, copies, monkeypatch, way):  #
     assert len(copies) == wanted * layers, "no copies where memory is short"
 
 
-def test_a_run_that_is_stopped_leaves_the_model_as_it_was(pair):  # noqa: F811
+def test_a_run_that_is_stopped_leaves_the_model_as_it_was(pair):
     before = draw(pair)
 
     def stop(*given):

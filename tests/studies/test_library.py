@@ -93,7 +93,7 @@ def done(monkeypatch) -> Counter:
         monkeypatch.setattr(doing, name, counted_function)
 
     counting("train", lambda config: config.stage)
-    counting("attach", lambda *_: "pair")
+    counting("attach_for", lambda *_: "pair")
     counting("save_png", lambda *_: "image")
     return counted
 

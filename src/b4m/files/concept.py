@@ -9,13 +9,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
-from diffusers import ModelMixin
 from torch import Tensor
 
 from ..core.errors import UserError
 from ..core.storage import check_floats, fingerprint, read_tensors, write_tensors
 from ..maths.plp import FACTORS, BasisSpec
-from .fused import Layers, fuse, read_spec, spec_metadata
+from .fused import read_spec, spec_metadata
 
 FORMAT = "1"  # of concept files; a reader refuses what it does not know
 LAYERS = ("square", "all")
@@ -85,16 +84,6 @@ def read_concept(where: str, tensors: Mapping[str, Tensor], header: Mapping[str,
     )
     _check(where, concept)
     return concept
-
-
-def as_layers(concepts: Mapping[str, Concept], strength: Mapping[str, float], denoiser: ModelMixin) -> Layers:
-    """One concept, or a content and a style of one basis, as the LoRA that they are of this denoiser, by kind."""
-    first = next(iter(concepts.values()))
-    layers = {}
-    for name in first.tensors:
-        factors = {kind: strength[kind] * concept.tensors[name] for kind, concept in concepts.items()}
-        layers[name] = fuse(first.spec, name, tuple(denoiser.get_submodule(name).weight.shape), factors)
-    return layers
 
 
 def check_pair(content: Concept, style: Concept) -> None:

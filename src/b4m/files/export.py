@@ -19,10 +19,10 @@ from ..backbones.registry import FAMILIES, family_of
 from ..core.errors import UserError, note
 from ..core.storage import PARTIAL, reason, sync
 from ..maths.plp import FACTORS
-from .concept import Concept, as_layers, check_pair, load_concept, save_concept
+from .concept import Concept, check_pair, load_concept, save_concept
 from .contents import DEPTH, Contents, Layers
 from .dialects import DIALECTS, OUTSIDE
-from .fused import dialled, spec_metadata, split_lora
+from .fused import dialled, fuse, spec_metadata, split_lora
 from .identity import made_for
 from .lora import fit, header, mixed, save_lora, triggers
 from .merging import change_of
@@ -128,6 +128,16 @@ def _base(config: ExportConfig, concepts: bool) -> tuple[type[Backbone], ModelMi
     family = family_of(config.base_model)
     denoiser = family.empty_denoiser(config.base_model)
     return family, denoiser, family.read_prediction_type(config.base_model)
+
+
+def as_layers(concepts: Mapping[str, Concept], strength: Mapping[str, float], denoiser: ModelMixin) -> Layers:
+    """One concept, or a content and a style of one basis, as the LoRA that they are of this denoiser, by kind."""
+    first = next(iter(concepts.values()))
+    layers = {}
+    for name in first.tensors:
+        factors = {kind: strength[kind] * concept.tensors[name] for kind, concept in concepts.items()}
+        layers[name] = fuse(first.spec, name, tuple(denoiser.get_submodule(name).weight.shape), factors)
+    return layers
 
 
 def _of_concepts(

@@ -8,8 +8,8 @@ from typing import Any
 from ..backbones.latent_diffusion import check_base
 from ..backbones.protocol import Backbone, BySample, Folds
 from ..core.errors import UserError
-from ..files.concept import as_layers
 from ..files.contents import Contents
+from ..files.export import as_layers
 from ..files.opening import BASE, Opened, open_role
 from ..maths.composing import Strength
 from ..methods.registry import METHODS, method
