@@ -88,6 +88,9 @@ def test_files_come_and_go(model, trained, given):
     base = model.attach().draw(PROMPT)
     assert same(base, b4m.load(**given, size=SIZE, steps=2, guidance=2.0).draw(PROMPT))
     assert not same(base, both)
+    three = model.attach(**pair, more_files=[trained["lora_file"]])
+    assert not same(three.draw(PROMPT), both)
+    assert not same(three.draw(PROMPT, more_strengths=[0.0]), three.draw(PROMPT))
     assert same(model.attach(**pair).draw(PROMPT), both)
 
 

@@ -56,7 +56,7 @@ def sample_pose(rng: np.random.Generator, sided: bool) -> Pose:
     """In the middle of the frame, far, at the usual distance or near, and facing either way if sided.
 
     All of this captions can say. Places all over the frame, any size and handles on either side, which they cannot, a
-    base has to guess at the noisiest levels: after 1.2 million samples of such scenes it still drew blobs there.
+    base has to guess at the noisiest levels: after 1.2 million samples of such scenes many classes were still blobs.
     """
     angle, dx, dy = rng.uniform((-0.04, -0.1, -0.1), (0.04, 0.1, 0.1)).round(3).tolist()
     fill = pick(rng, FILLS) + round(float(rng.uniform(-0.01, 0.01)), 3)

@@ -644,19 +644,21 @@ def test_drawing_continues_where_it_was_stopped(config, drawn, monkeypatch):
     draw_missing(config(), shots)
 
 
-@pytest.mark.parametrize("change", ["steps", "prompts", "files"])
+@pytest.mark.parametrize("change", ["steps", "prompts", "files", "more files"])
 def test_pictures_of_other_settings_are_drawn_again(config, drawn, trained, tmp_path, change):
     copy = tmp_path / "content.safetensors"
     copy.write_bytes(Path(trained["content_file"]).read_bytes())
-    before = config(content_file=str(copy), seeds=(0,))
+    given = {"more_files": (str(copy),)} if change == "more files" else {"content_file": str(copy)}
+    before = config(**given, seeds=(0,))
     draw_missing(before, planned(before))
     drawn.clear()
     after = {
         "steps": lambda: dataclasses.replace(before, steps=3),
         "prompts": lambda: dataclasses.replace(before, prompts=(before.prompts[0], "a bear")),
         "files": lambda: before,
+        "more files": lambda: before,
     }[change]()
-    if change == "files":  # trained again, under the same name
+    if "files" in change:  # trained again, under the same name
         tensors, metadata = read_tensors(copy)
         write_tensors(copy, tensors, {**metadata, "note": "again"})
     draw_missing(after, planned(after))

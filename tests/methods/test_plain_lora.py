@@ -122,7 +122,9 @@ def test_two_are_added_each_with_its_own_dial(backbone, files, tiny_base, tmp_pa
     attach(backbone, **both)
     assert not [warning for warning in recwarn if "peft" in str(warning.message)]
     said = capsys.readouterr().err.splitlines()
-    assert len(said) == 1 and all(word in said[0] for word in (*both.values(), "added", "dial"))
+    assert len(said) == 1 and all(
+        word in said[0] for word in (*both.values(), "not trained to go together", "dial")
+    )
     together, dials = draw(backbone), {"content_strength": 0.7, "style_strength": -0.4}
     assert apart(together, merged(both, tiny_base, tmp_path / "a")) <= 1
     assert apart(draw(backbone, **dials), merged(both, tiny_base, tmp_path / "b", **dials)) <= 1

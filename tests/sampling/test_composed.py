@@ -12,7 +12,7 @@ from test_generate import PROMPT, difference, draw, options
 from b4m.backbones.registry import open_backbone
 from b4m.core.errors import UserError
 from b4m.files.lora import NOT_CARRIED, load_lora, save_lora
-from b4m.files.opening import open_any
+from b4m.files.opening import open_any, save_method_file
 from b4m.sampling.attach import attach, dials
 from b4m.sampling.composed import composed
 from b4m.sampling.generate import generate
@@ -168,8 +168,19 @@ def test_more_files_go_beside_others_each_with_a_dial(tiny_base, trained, files,
     ):
         with pytest.raises(UserError, match=words):
             options(tiny_base, tmp_path, **wrong)
-    with pytest.raises(UserError, match="not a concept file"):
-        generate(options(tiny_base, tmp_path, **{**beside, "more_files": (trained["lora_file"],)}))
+    other = str(tmp_path / "other.safetensors")
+    save_method_file(other, "k-lora", {"score/x": torch.ones(())}, open_backbone(tiny_base).denoiser, {})
+    with pytest.raises(UserError, match="file of the method k-lora; --more-files takes"):
+        generate(options(tiny_base, tmp_path, **{**beside, "more_files": (other,)}))
+
+
+def test_a_fused_file_goes_beside_others_too(tiny_base, base, trained, files):
+    attach(base, files["LoRAs"][0], more=[trained["lora_file"]])
+    fused = open_backbone(tiny_base)
+    attach(fused, lora_file=trained["lora_file"])
+    alone = {"content_strength": 0.0, "more_strengths": (1.0,)}
+    assert difference(drawn(base, **alone), drawn(fused)) <= 1
+    assert difference(drawn(base, **alone), drawn(base, more_strengths=(1.0,))) > 2
 
 
 def test_a_batch_of_several_is_as_each_alone(pair):

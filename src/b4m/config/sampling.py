@@ -23,7 +23,7 @@ class DrawnWith:
     content_file: InputPath | None = setting("a content file; with a style file the two are composed", None)
     style_file: InputPath | None = setting("a style file; with a content file the two are composed", None)
     lora_file: InputPath | None = setting(ANY_LORA, None)
-    more_files: tuple[InputPath, ...] = setting("concept or LoRA files besides, of either kind", ())
+    more_files: tuple[InputPath, ...] = setting("further concepts and LoRAs, of either kind", ())
     more_strengths: tuple[float, ...] = setting(
         "a dial for each of --more-files (default: 1)", (), low=-100, high=100
     )

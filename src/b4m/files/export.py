@@ -156,15 +156,10 @@ def _of_concepts(
         for kind, concept in concepts.items()
         for key, value in concept.metadata.items()
     }
-    if (
-        len(concepts) == 2
-    ):  # a basis says that two halves can be told apart; one alone is a LoRA like any other
-        metadata |= {
-            **spec_metadata(first.spec),
-            "b4m.layers": first.layers,
-            "b4m.unet_hash": first.unet_hash,
-        }
-    return [_Part(where, Contents(layers))], metadata
+    if len(concepts) < 2:  # a LoRA like any other, which may go beside one
+        return [_Part(where, Contents(layers))], metadata
+    own = {**spec_metadata(first.spec), "b4m.layers": first.layers, "b4m.unet_hash": first.unet_hash}
+    return [_Part(where, Contents(layers))], {**metadata, **own}
 
 
 def _of_loras(config: ExportConfig, files: Mapping[str, Opened]) -> tuple[list[_Part], dict[str, str]]:

@@ -102,16 +102,12 @@ def sources(path: Path | str) -> list[Path]:
 
 
 def open_role(path: Path | str, role: str, strict: bool = False) -> Opened:
-    """The file given as content, style, lora or (concepts of either kind) more; a LoRA made elsewhere may play any.
+    """The file given as content, style or lora; a LoRA made elsewhere may play any of them.
 
     Says what of it is left out; with `strict` that is refused. Raises UserError for one that cannot play this role.
     """
-    opened = open_any(path)
-    for line in opened.contents.notes:
-        if strict:
-            raise UserError(f"{opened.where}: {line} (refused, since --strict is set)")
-        note(f"{opened.where}: {line}")
-    if opened.role == role or opened.from_elsewhere or role == "more" and opened.concept:
+    opened = _open_whole(path, strict)
+    if opened.role == role or opened.from_elsewhere:
         return opened
     if opened.kind == "fused":
         raise UserError(
@@ -122,6 +118,25 @@ def open_role(path: Path | str, role: str, strict: bool = False) -> Opened:
     raise UserError(
         f"{opened.where}: holds a {held}, and was given as the {role} file; use --{opened.role}-file"
     )
+
+
+def open_beside(path: Path | str, strict: bool = False) -> Opened:
+    """A concept or a LoRA of any kind, to go beside others. Says and raises as `open_role` does."""
+    opened = _open_whole(path, strict)
+    if opened.kind == "method":
+        raise UserError(
+            f"{opened.where}: a file of the method {opened.method}; --more-files takes concepts and LoRAs"
+        )
+    return opened
+
+
+def _open_whole(path: Path | str, strict: bool) -> Opened:
+    opened = open_any(path)
+    for line in opened.contents.notes:
+        if strict:
+            raise UserError(f"{opened.where}: {line} (refused, since --strict is set)")
+        note(f"{opened.where}: {line}")
+    return opened
 
 
 def refuse_method_files(files: Mapping[str, Opened]) -> None:

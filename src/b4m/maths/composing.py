@@ -14,11 +14,8 @@ from collections.abc import Iterator, Sequence
 from itertools import groupby
 
 Strength = float | Sequence[float]  # of all samples of a batch, or of each
-
-
-Term = tuple[
-    float, ...
-]  # a weight, and the strengths at which the prediction is made: of content, style, any more
+# A weight, and the strengths of content, style and any more at which the prediction is made.
+Term = tuple[float, ...]
 Terms = tuple[Term, ...]
 BASE: Terms = ((1.0, 0.0, 0.0),)  # the base model's own prediction
 
@@ -46,7 +43,7 @@ def runs(content: Strength, style: Strength, samples: int) -> Iterator[tuple[sli
 
     Raises ValueError for strengths of another number of samples.
     """
-    pairs = list(zip(*(each(strength, samples) for strength in (content, style)), strict=True))
+    pairs = list(zip(*(_each(strength, samples) for strength in (content, style)), strict=True))
     first = 0
     for (c, s), group in groupby(pairs):
         size = len(list(group))
@@ -54,8 +51,7 @@ def runs(content: Strength, style: Strength, samples: int) -> Iterator[tuple[sli
         first += size
 
 
-def each(strength: Strength, samples: int) -> Sequence[float]:
-    """A strength for each of `samples`. Raises ValueError for those of another number."""
+def _each(strength: Strength, samples: int) -> Sequence[float]:
     if not isinstance(strength, Sequence):
         return [strength] * samples
     if len(strength) != samples:

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from functools import cached_property
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -13,8 +13,11 @@ from ..config.training import TrainConfig
 from ..core.errors import UserError
 from ..data.inputs import Group, Inputs, read_inputs
 from ..data.partners import partner_prompt
+from ..maths.composing import Strength
 from ..maths.objective import objective
 from .protocol import Batch
+
+S = TypeVar("S", bound=Strength)
 
 
 class DenoisingTask:
@@ -143,7 +146,7 @@ class DenoisingLearner:
         return self.backbone.alphas_cumprod.to(self.backbone.denoiser.device)
 
 
-def one_dial(content: float, style: float) -> float:
+def one_dial(content: S, style: S) -> S:
     """The strength of what cannot be told apart into content and style. Raises UserError for two."""
     if content != style:
         raise UserError(

@@ -1,4 +1,4 @@
-"""LoRAs from anywhere, and their relatives, put on the base model: one with one dial, or two that are added."""
+"""LoRAs from anywhere, and their relatives, put on the base model: one, or several with a dial each."""
 
 import warnings
 from collections.abc import Callable, Mapping, Sequence
@@ -15,7 +15,7 @@ from ..files.contents import Layers
 from ..files.lora import fit, in_dtype, peft_settings
 from ..files.lycoris import change
 from ..files.opening import Opened, refuse_method_files
-from ..maths.composing import Strength, each
+from ..maths.composing import Strength
 from ..maths.plp import FACTORS
 from .added import per_sample
 from .denoising import one_dial
@@ -53,7 +53,7 @@ class AttachedLoras:
         others = [role for role in self.strength if role not in (*FACTORS, "lora")]
         dials = {"content": content, "style": style, **dict(zip(others, more, strict=True))}
         for role in self.strength:
-            self.strength[role] = _one(content, style) if role == "lora" else dials[role]
+            self.strength[role] = one_dial(content, style) if role == "lora" else dials[role]
         if self.adapters:  # peft has one strength for all samples: those of each are hooks'
             strengths = [self.strength[role] for role in self.adapters]
             weights = [1.0 if isinstance(strength, Sequence) else strength for strength in strengths]
@@ -91,17 +91,6 @@ def _times(strength: Strength, added: Tensor) -> Tensor:
     return added * (per_sample(list(strength), added) if isinstance(strength, Sequence) else strength)
 
 
-def _one(content: Strength, style: Strength) -> Strength:
-    """Both dials' value, of all samples or of each. Raises UserError where they differ."""
-    if isinstance(content, Sequence):
-        samples = len(content)
-    elif isinstance(style, Sequence):
-        samples = len(style)
-    else:
-        return one_dial(content, style)
-    return [one_dial(c, s) for c, s in zip(each(content, samples), each(style, samples), strict=True)]
-
-
 def _inject(denoiser: Any, name: str, layers: Layers) -> None:
     """Through peft, with every rank and alpha said: releases of Diffusers guess them differently where they differ."""
     state = {}
@@ -136,8 +125,8 @@ class Lora:
         refuse_method_files(files)
         if len(files) > 1:
             note(
-                f"{' and '.join(opened.where for opened in files.values())}: not trained to go together; what they "
-                "change is added, each with its own dial"
+                f"{' and '.join(opened.where for opened in files.values())}: not trained to go together; each "
+                "has a dial of its own"
             )
         ready = {}
         for role, opened in files.items():

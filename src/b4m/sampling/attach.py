@@ -10,7 +10,7 @@ from ..backbones.protocol import Backbone, BySample, Folds
 from ..core.errors import UserError
 from ..files.contents import Contents
 from ..files.export import as_layers
-from ..files.opening import BASE, Opened, open_role
+from ..files.opening import BASE, Opened, open_beside, open_role
 from ..maths.composing import Strength
 from ..methods.registry import METHODS, method
 
@@ -26,14 +26,14 @@ def attach(
     """Put a content, a style, both composed, or a LoRA file onto the denoiser, in place of what was there.
 
     A fused file of ours is split into its factors again, both dials work; other LoRAs load through peft. strict: a LoRA
-    file of which a part would be left out is refused. more: concepts of either kind, of any basis, and LoRAs besides;
-    then, and where a concept goes with a LoRA, every concept goes on as the LoRA that it is.
+    file of which a part would be left out is refused. more: concepts of either kind and any basis, fused files, LoRAs;
+    then, and where a concept goes with a LoRA, each goes on as the LoRA that it is.
     Raises UserError: unreadable files, files that do not compose, files of another base model or method.
     """
     detach(backbone)
     given = {"content": content_file, "style": style_file, "lora": lora_file}
     files = {role: open_role(path, role, strict) for role, path in given.items() if path is not None}
-    files |= {f"more{number}": open_role(path, "more", strict) for number, path in enumerate(more)}
+    files |= {f"more{number}": open_beside(path, strict) for number, path in enumerate(more)}
     if not files:
         return
     if more or {opened.method for opened in files.values()} == {"b4m", "lora"}:
@@ -52,7 +52,9 @@ def attach(
 
 
 def _as_lora(opened: Opened, backbone: Backbone) -> Opened:
-    """A concept as the LoRA that it is; anything else as it comes. Raises UserError for another base model's."""
+    """A concept, or a fused file, as the LoRA that it is. Raises UserError for a concept of another base model."""
+    if opened.kind == "fused":
+        return replace(opened, method="lora", spec=None)
     if opened.concept is None:
         return opened
     check_base(opened.concept.unet_hash, backbone.denoiser, opened.where, backbone.name)
