@@ -85,11 +85,11 @@ def test_k_lora_takes_them(files, layers, tiny_base, tmp_path):
     attach(open_backbone(tiny_base), lora_file=str(path))
 
 
-def test_generate_adds_them_and_says_so(files, tiny_base, capsys):
+def test_generate_puts_them_together_and_says_so(files, tiny_base, capsys):
     backbone = open_backbone(tiny_base)
     attach(backbone, **files)
     detach(backbone)
-    (said,) = [line for line in capsys.readouterr().err.splitlines() if "added" in line]
+    (said,) = [line for line in capsys.readouterr().err.splitlines() if "not trained to go together" in line]
     assert all(path in said for path in files.values())
 
 
