@@ -76,18 +76,28 @@ def normalise_latents(vae: AutoencoderKL, pictures: Tensor) -> None:
     weight *= scale
 
 
-def reconstruction_loss(vae: AutoencoderKL, pictures: Tensor, noise: Tensor, learn_encoder: bool) -> Tensor:
-    """Squared error in pixels and absolute error in edges, decoded from latents with `noise` (N, 16, h, w) added.
+def reconstruction_loss(vae: AutoencoderKL, pictures: Tensor, noise: Tensor) -> Tensor:
+    """decoding_loss through encoder and decoder, from latents with `noise` (N, 16, h, w) added.
 
-    With noise the encoder spreads what matters over the latents' power, and the decoder learns what samplers hand over.
+    With noise the encoder spreads what matters over the latents' power, and the decoder learns to read it off them.
     """
+    z = encoded(vae, pictures)
+    return decoding_loss(vae, z + noise, pictures) + POWER * (z.square().mean() - 1).square()
+
+
+def encoded(vae: AutoencoderKL, pictures: Tensor) -> Tensor:
+    """Latents (N, 16, H / 8, W / 8) of pictures (N, 3, H, W) in [-1, 1]."""
     with torch.autocast("cpu", torch.bfloat16):
-        with torch.set_grad_enabled(learn_encoder):
-            z = vae.encode(pictures).latent_dist.mode().float()
-        out = vae.decode(z + noise).sample
+        return vae.encode(pictures).latent_dist.mode().float()
+
+
+def decoding_loss(vae: AutoencoderKL, latents: Tensor, pictures: Tensor) -> Tensor:
+    """Squared error in pixels and absolute error in edges of what is decoded from `latents`."""
+    with torch.autocast("cpu", torch.bfloat16):
+        out = vae.decode(latents).sample
     error = out.float() - pictures
     edges = error.diff(dim=-1).abs().mean() + error.diff(dim=-2).abs().mean()
-    return error.square().mean() + EDGES * edges + POWER * (z.square().mean() - 1).square()
+    return error.square().mean() + EDGES * edges
 
 
 def _identity(conv: torch.nn.Conv2d | None, channels: int) -> None:

@@ -32,8 +32,8 @@ from world2.dataset import SHARD, WORK, draw_shard, pictures_of
 from world2.judge import soften
 from world2.likeness import any_scene, targets
 from world2.members import LABELS
-from world2.pretrain import Run
 from world2.prompt_encoder import train_prompt
+from world2.run import Run
 
 RATE = 2e-3
 SCALE, MARGIN = 16.0, 0.1  # of the cosine softmax

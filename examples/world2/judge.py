@@ -31,7 +31,7 @@ from world2.contents.markings import KINDS as MARKINGS
 from world2.dataset import SHARD, WORK, as_tensor, drawn_shards, pictures_of, scene
 from world2.extras import ACCESSORIES, SECONDS
 from world2.grounds import KINDS as GROUNDS
-from world2.pretrain import Run
+from world2.run import Run
 from world2.scenes import Scene
 from world2.styles import FAMILIES
 

@@ -16,7 +16,7 @@ from world2.captions import Facts, facts, spoken
 from world2.dataset import SHARD, pictures_of
 from world2.judge import soften
 from world2.likeness import any_scene
-from world2.pretrain import Run
+from world2.run import Run
 from world2.scenes import Scene
 from world2.vocabulary import MAX_TOKENS, tokenizer
 

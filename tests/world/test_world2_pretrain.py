@@ -1,24 +1,25 @@
-"""Pretraining of the second edition, on a shard of eight pictures: stopped and continued, at half the size, and as
-two processes."""
+"""Pretraining of the second edition, on a shard of eight pictures: stopped and continued, at half the size, as two
+processes, and the decoder after the UNet."""
 
 import os
 import subprocess
 import sys
 from contextlib import contextmanager
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from world2 import dataset, pretrain
+from world2 import dataset, pretrain, pretrain_autoencoder, pretrain_unet
 from world2.blank import blank_pipeline
 
 
 @pytest.fixture
 def work(tmp_path, monkeypatch):
     """A folder with one small shard and an autoencoder; the fused AdamW and bfloat16 stay as they are in earnest."""
-    for module in (dataset, pretrain):
+    for module in (dataset, pretrain, pretrain_autoencoder, pretrain_unet):
         monkeypatch.setattr(module, "SHARD", 8)
     dataset.draw_shard(tmp_path, 0, 0)
     vae = blank_pipeline().vae.state_dict()
@@ -26,11 +27,11 @@ def work(tmp_path, monkeypatch):
     return tmp_path
 
 
-def train(work, monkeypatch, steps, *more):
-    arguments = ["pretrain.py", "unet", "--work", str(work), "--steps", str(steps), "--batch", "4", *more]
+def train(work, monkeypatch, steps, *more, part="unet"):
+    arguments = ["pretrain.py", part, "--work", str(work), "--steps", str(steps), "--batch", "4", *more]
     monkeypatch.setattr(sys, "argv", arguments)
     pretrain.main()
-    return load_file(work / "unet.safetensors")
+    return load_file(work / f"{part}.safetensors")
 
 
 def test_a_run_that_was_stopped_ends_in_the_same_bits(work, monkeypatch):
@@ -55,11 +56,50 @@ def test_half_the_size_reads_other_latents_and_the_run_goes_on_at_the_full_size(
     assert shapes == {64: (8, 16, 8, 8), 128: (8, 16, 16, 16)}
 
 
+def test_the_decoder_needs_the_unet_and_goes_on_after_a_stop(work, monkeypatch):
+    with pytest.raises(SystemExit, match="unet.safetensors is missing"):
+        train(work, monkeypatch, 1, part="decoder")
+    train(work, monkeypatch, 1)
+    straight = train(work, monkeypatch, 2, part="decoder")
+    (work / "decoder.safetensors").unlink()
+    train(work, monkeypatch, 1, part="decoder")
+    continued = train(work, monkeypatch, 2, part="decoder")
+    assert all(torch.equal(straight[name], continued[name]) for name in straight)
+
+
+class Knows(torch.nn.Module):
+    """Stands in for the UNet: with words it predicts the velocity that leads to `asked`, without to `plain`."""
+
+    def __init__(self, pipe, asked, plain):
+        super().__init__()
+        self.alphas, self.goals, self.levels = pipe.scheduler.alphas_cumprod, torch.cat([plain, asked]), []
+
+    def forward(self, rows, t, states, added_cond_kwargs):
+        a = np.interp(t.item(), np.arange(len(self.alphas)), self.alphas)  # between two levels, too
+        sigma = torch.tensor(((1 - a) / a) ** 0.5).float()
+        self.levels.append(sigma.item())
+        x = rows * (sigma**2 + 1).sqrt()
+        noise = (x - self.goals) / sigma
+        return SimpleNamespace(sample=(noise - sigma * self.goals) / (sigma**2 + 1).sqrt())
+
+
+def test_what_the_decoder_sees_is_sampled_with_guidance_from_a_noised_picture():
+    pipe = blank_pipeline()
+    asked, plain = torch.full((2, 16, 4, 4), 0.5), torch.full((2, 16, 4, 4), 0.4)
+    pipe.unet = Knows(pipe, asked, plain)
+    got = pretrain_autoencoder.redrawn(pipe, asked, ["a fish", "a car"], torch.Generator().manual_seed(1))
+    goal = plain + pretrain_autoencoder.GUIDANCE * (asked - plain)
+    levels = pipe.unet.levels
+    assert 0 < levels[0] <= pretrain_autoencoder.REDRAWN_FROM and len(levels) == 3
+    assert levels[0] / levels[1] == pytest.approx(3, rel=0.05)
+    assert (got - goal).abs().max() < 1e-3
+
+
 # Two processes as torchrun starts them, on shards as small as the fixture's.
 TWIN = """
 import sys
-from world2 import dataset, pretrain
-for module in (dataset, pretrain):
+from world2 import dataset, pretrain, pretrain_unet
+for module in (dataset, pretrain, pretrain_unet):
     module.SHARD = 8
 pretrain.main()
 """
@@ -115,7 +155,7 @@ def test_several_processes_must_share_a_step_equally(work, monkeypatch):
 @pytest.mark.parametrize("side", [64, 128])
 def test_the_noise_lies_where_outlines_are_decided_and_some_where_details_are(side):
     alphas = blank_pipeline().scheduler.alphas_cumprod
-    t = pretrain.noise_levels(alphas, 4096, side, torch.Generator().manual_seed(0))
+    t = pretrain_unet.noise_levels(alphas, 4096, side, torch.Generator().manual_seed(0))
     sigma = (1 / alphas - 1).sqrt()[t] * 128 / side
     assert sigma.median() == pytest.approx(2.8, rel=0.02)
     assert ((sigma > 2) & (sigma < 8)).float().mean() == pytest.approx(0.42, abs=0.03)
@@ -123,7 +163,7 @@ def test_the_noise_lies_where_outlines_are_decided_and_some_where_details_are(si
 
 
 def test_the_size_is_told_to_the_unet():
-    rows = pretrain.time_ids(np.random.default_rng(0), 400, 64)
+    rows = pretrain_unet.time_ids(np.random.default_rng(0), 400, 64)
     plain = (rows == torch.tensor([64.0, 64, 0, 0, 64, 64])).all(1)
     assert 0.65 < plain.float().mean() < 0.85
     assert (rows[:, 4:] == 64).all()
