@@ -19,7 +19,7 @@ def completed(given: list[str]) -> list[str]:
     if not names & {"--lora-file", "--content-file", "--style-file", "--config"}:
         given = [*given, "--lora-file", FUSED]
     if not names & {"--prompts", "--config"}:
-        given = [*given, "--prompts", "a snq car in w@z chalk style"]
+        given = [*given, "--prompts", "a snq car in w@z watercolour style"]
     return given
 
 

@@ -17,7 +17,7 @@ from b4m.benchmarking.bench import machine
 SECONDS = 1200  # for everything
 REFERENCES = "examples/references"
 CAR = f"--content-dir {REFERENCES}/content/car --content-class car"
-CHALK = f"--style-dir {REFERENCES}/style/chalk --style-class chalk"
+WATERCOLOUR = f"--style-dir {REFERENCES}/style/watercolour --style-class watercolour"
 FOUR_ROWS = "--target-rows 1 --gradient-accumulation 1 --gradient-checkpointing --checkpoint-every 0"
 BASE = "--preset sdxl --base-model {out}/base --mixed-precision bf16 --resolution {pixels}"
 STEPS = [  # name, seconds at most, command; the most important first
@@ -46,13 +46,13 @@ STEPS = [  # name, seconds at most, command; the most important first
     (
         "style",
         120,
-        f"b4m train-style {BASE} {CHALK} --partner-dirs {{contents}} {FOUR_ROWS} --steps {{few}} "
+        f"b4m train-style {BASE} {WATERCOLOUR} --partner-dirs {{contents}} {FOUR_ROWS} --steps {{few}} "
         "--output-dir {out}/style",
     ),
     (
         "second-stage",
         120,
-        f"b4m second-stage {BASE} --content-dir {REFERENCES}/content/car --style-dir {REFERENCES}/style/chalk "
+        f"b4m second-stage {BASE} --content-dir {REFERENCES}/content/car --style-dir {REFERENCES}/style/watercolour "
         "--content-file {out}/content/content.safetensors --style-file {out}/style/style.safetensors "
         "--gradient-checkpointing --checkpoint-every 0 --steps {second} --output-dir {out}/second",
     ),
@@ -60,7 +60,7 @@ STEPS = [  # name, seconds at most, command; the most important first
         "sampling",
         120,
         "b4m generate --preset sdxl --base-model {out}/base --mixed-precision fp16 "
-        "--prompts 'a snq car in w@z chalk style' --content-file {out}/content/content.safetensors "
+        "--prompts 'a snq car in w@z watercolour style' --content-file {out}/content/content.safetensors "
         "--style-file {out}/style/style.safetensors --seeds 0..3 --size {side} --output-dir {out}/images",
     ),
 ]

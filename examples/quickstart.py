@@ -1,6 +1,6 @@
 """The main job on the embedded base: a held-out content, a held-out style, both together, measured and shown.
 
-    bash code/quickstart.sh --content car --style chalk
+    bash code/quickstart.sh --content bear --style yarn
 
 Writes content.safetensors, style.safetensors, pytorch_lora_weights.safetensors, grid.png and report.json.
 """
@@ -55,14 +55,14 @@ PROCESSES = 2  # content and style are trained side by side
 READY = 10  # seconds that a process may take to begin
 AT_ONCE = 10  # images of one task: few enough that no process waits long for the other
 # What was learned is what guidance strengthens; as a sum, content and style disturb each other least: docs/method.md.
-GUIDED = {"guidance": 1.5, "negative": "base"}
+GUIDED = {"guidance": 2.5, "negative": "base"}
 SUMMED = {"compose": "predictions"}
 
 
 def prompts(content: str, style: str) -> list[str]:
     """What is asked of content and style together."""
-    both = f"a snq {content} in w@z {style} style"
-    return [both, *(f"{both} on a {ground} background" for ground in ("white", "navy", "teal"))]
+    places = ("", " on grass", " on a beach", " in the snow")
+    return [f"a snq {content}{place} in w@z {style} style" for place in places]
 
 
 def jobs(content: str, style: str, output: Path) -> dict[str, TrainConfig]:
@@ -206,7 +206,7 @@ def measure(
     output: Path,
 ) -> dict[str, dict[str, Interval]]:
     """Every variant's alignment scores and the judges' verdicts, with 95 % intervals over its pictures."""
-    labels = {"content": f"{content} instance", "style": style}
+    labels = {"content": f"{content} instance", "style": f"{style} instance"}
     shots = []
     for variant, pictures in drawn.items():
         for number, (text, seed) in enumerate(scored):
@@ -271,10 +271,10 @@ def table(scores: dict[str, dict[str, Interval]]) -> str:
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument(
-        "--content", default="car", choices=[p.name for p in sorted((REFERENCES / "content").iterdir())]
+        "--content", default="teapot", choices=[p.name for p in sorted((REFERENCES / "content").iterdir())]
     )
     parser.add_argument(
-        "--style", default="chalk", choices=[p.name for p in sorted((REFERENCES / "style").iterdir())]
+        "--style", default="watercolour", choices=[p.name for p in sorted((REFERENCES / "style").iterdir())]
     )
     parser.add_argument("--seeds", type=int, default=4, help="scored pictures of each prompt (default 4)")
     parser.add_argument("--output", type=Path, default=Path("outputs/quickstart"))
@@ -287,10 +287,8 @@ def main() -> int:
 
     asked = prompts(content, style)
     shown = [
-        asked[0],
-        asked[2],
-        f"a photo of a snq {content} on a teal background",
-        f"a purple house in w@z {style} style",
+        *asked[:3],
+        f"a photo of a snq {content} in the snow",
     ]
     scored = [*product(asked, range(options.seeds))]
     wanted = dict.fromkeys([*scored, *product(shown, GRID_SEEDS)])

@@ -41,8 +41,8 @@ def beside_examples(tmp_path, monkeypatch):
 @pytest.mark.slow
 def test_it_runs_on_the_embedded_base(tmp_path, beside_examples):
     space = run(steps="STEPS = 2")
-    assert {image.size for image in space["turned"]} == {(64, 64)} and len(space["turned"]) == 9
-    assert (tmp_path / "outputs/notebook/bear_in_comic.safetensors").is_file()
+    assert {image.size for image in space["turned"]} == {(128, 128)} and len(space["turned"]) == 9
+    assert (tmp_path / "outputs/notebook/bear_in_watercolour.safetensors").is_file()
     assert isinstance(space["sheet"](space["turned"], 3), Image.Image)
 
 

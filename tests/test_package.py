@@ -28,7 +28,7 @@ PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["
 SHIPPED = ("world/base", "world/encoders", "references", "configs")
 CONTENT = [
     "train-content", "--content-dir", "examples/references/content/car", "--content-class", "car",
-    "--partner-dirs", "examples/references/partners/styles/neon.png", "--steps", "2", "--output-dir", "out",
+    "--partner-dirs", "examples/references/partners/styles/sticker.png", "--steps", "2", "--output-dir", "out",
 ]  # fmt: skip
 
 
@@ -119,7 +119,7 @@ def test_the_shipped_examples_are_found_from_anywhere(tmp_path, monkeypatch):
     named = [EMBEDDED, *PRESETS["embedded"]["evaluate"].values()]
     assert all(Path(locate(name)).is_dir() for name in named)
     assert len(load_folder("examples/references/content/car", 64)) == 5
-    assert matches("examples/references/style/*")[0] == "examples/references/style/chalk"
+    assert matches("examples/references/style/*")[0] == "examples/references/style/papercut"
 
 
 def test_a_study_plans_the_same_folders_from_anywhere(tmp_path, monkeypatch):
@@ -255,7 +255,7 @@ def test_no_drawn_image_goes_with_ones_own_files(script):
         assert not any("examples/references" in word for word in words)
     assert values(words, "--content-file") == ["outputs/content/content.safetensors"]
     words = script("train_second_stage.sh")
-    assert values(words, "--style-dir") == ["examples/references/style/chalk"]
+    assert values(words, "--style-dir") == ["examples/references/style/watercolour"]
 
 
 def test_infer_adds_what_is_not_given_however_it_is_spelled():

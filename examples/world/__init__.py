@@ -1,1 +1,1 @@
-"""A small drawn world: contents x styles x colours x backgrounds x poses, rendered procedurally."""
+"""The drawn world: classes and families with parameters, of which a concept is one member."""

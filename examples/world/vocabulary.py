@@ -1,22 +1,56 @@
-"""The words of the drawn world: captions with nuisance words, and the CLIP tokenizer that reads them."""
+"""The words of the drawn world, and the CLIP tokenizer that reads them."""
 
 from __future__ import annotations
 
-import numpy as np
+import json
+from functools import cache
+
 from tokenizers import Tokenizer, models, pre_tokenizers, trainers
 from transformers import CLIPTokenizer
 
-from world.render import BACKGROUNDS, COLOURS, CONTENTS, STYLES, Scene
+from world import styles
+from world.contents import CLASSES, COLOURS
+from world.contents.markings import KINDS as MARKINGS
+from world.extras import ACCESSORIES, SECONDS
+from world.grounds import GROUND_COLOURS, WORDS
+from world.styles.parameters import vocabulary
 
-MAX_TOKENS = 32
-LETTERS = "abcdefghijklmnopqrstuvwxyz"
-SYMBOLS = "@#*+0123456789"
-GRAMMAR = "a an the photo picture of in style art on background with and".split()
+MAX_TOKENS = 40
+GRAMMAR = "a an the photo of in on at and with wearing , style background room thing".split()
+PICTURES = ("picture", "image", "drawing")
+VIEWS = ("facing left", "facing right", "from near", "from far")
+
+
+def words() -> list[str]:
+    """Every word that a caption of the world may use, once; the rare families' words are left to be spelled,
+    as a token of theirs would keep the random embedding that it starts with."""
+    looks = sorted(word for family in styles.FAMILIES.values() for word in vocabulary(family.parameters))
+    phrases = (word for phrase in (*WORDS.values(), *VIEWS) for word in phrase.split())
+    every = (
+        *GRAMMAR,
+        *CLASSES,
+        *COLOURS,
+        *GROUND_COLOURS,
+        *MARKINGS,
+        *ACCESSORIES,
+        *SECONDS,
+        *phrases,
+        *PICTURES,
+        *styles.FAMILIES,
+        *looks,
+    )
+    return list(dict.fromkeys(every))
+
+
+@cache
+def known_words() -> frozenset[str]:
+    """Those that are one token."""
+    return frozenset(words())
 
 
 def tokenizer() -> CLIPTokenizer:
     """A byte-level BPE in which every word of the world is one token and any other text still has a spelling."""
-    words = [*GRAMMAR, *CONTENTS, *STYLES, *COLOURS, *BACKGROUNDS]
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
     bpe = Tokenizer(models.BPE(end_of_word_suffix="</w>"))
     bpe.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
     trainer = trainers.BpeTrainer(
@@ -24,51 +58,16 @@ def tokenizer() -> CLIPTokenizer:
         min_frequency=1,
         end_of_word_suffix="</w>",
         show_progress=False,
-        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        initial_alphabet=alphabet,
+        # A byte may also end a word. Left to itself the trainer lists only the endings that it saw, in an order that
+        # differs from process to process: a base would not know its own words again.
+        special_tokens=[f"{byte}</w>" for byte in alphabet],
     )
-    bpe.train_from_iterator([words], trainer)
-    import json
-
+    bpe.train_from_iterator([words()], trainer)
     model = json.loads(bpe.to_str())["model"]
-    tokens = list(model["vocab"])
-    # A byte may also end a word: the trainer only lists those endings that it saw.
-    tokens += [
-        f"{byte}</w>"
-        for byte in sorted(pre_tokenizers.ByteLevel.alphabet())
-        if f"{byte}</w>" not in model["vocab"]
-    ]
-    tokens += ["<|startoftext|>", "<|endoftext|>"]
+    tokens = [*model["vocab"], "<|startoftext|>", "<|endoftext|>"]
     return CLIPTokenizer(
         vocab={token: i for i, token in enumerate(tokens)},
         merges=[tuple(merge) for merge in model["merges"]],
         model_max_length=MAX_TOKENS,
     )
-
-
-def rare_word(rng: np.random.Generator) -> str:
-    """A made-up word of two to five signs, such as "snq" or "w@z": what trigger words look like."""
-    signs = [rng.choice(list(LETTERS)) for _ in range(rng.integers(2, 6))]
-    if rng.random() < 0.4:
-        signs[rng.integers(len(signs))] = rng.choice(list(SYMBOLS))
-    return "".join(signs)
-
-
-def noisy_caption(scene: Scene, rng: np.random.Generator) -> str:
-    """A caption of `scene` with parts left out and made-up words put in, so that neither surprises the base."""
-
-    def sometimes(probability: float, text: str) -> str:
-        return text if rng.random() < probability else ""
-
-    def rare(probability: float) -> str:
-        return sometimes(probability, rare_word(rng))
-
-    article = sometimes(0.8, "a")
-    thing = [article, rare(0.3), sometimes(0.8, scene.colour), sometimes(0.97, scene.content)]
-    style = scene.style if rng.random() < 0.95 else rare_word(rng)
-    if scene.style == "photo" and rng.random() < 0.8:
-        words = ["a", style, "of", *thing]
-    else:
-        words = [*thing, "in", rare(0.3), style, sometimes(0.2, "art"), "style"]
-    if rng.random() < 0.8:
-        words += ["on a", scene.background, "background"]
-    return " ".join(word for word in words if word)

@@ -479,7 +479,7 @@ def test_evaluate_scores_a_pair_from_its_file(trained, tiny_base, folders, tmp_p
     encoders = ROOT / "examples" / "world" / "encoders"
     models = {f"--{kind}-extractor": str(encoders / kind) for kind in ("content", "style", "prompt")}
     asked = {
-        "--prompts": "a snq bear in w@z chalk style",
+        "--prompts": "a snq bear in w@z yarn style",
         "--seeds": ("0", "1"),
         "--steps": "2",
         "--size": str(SIZE),

@@ -73,14 +73,19 @@ def test_sdxl_preset_is_the_published_recipe():
 
 def test_embedded_preset():
     config = resolve(StyleConfig, "embedded", **STYLE)
-    assert (config.rank, config.resolution, config.layers, config.gradient_accumulation) == (64, 64, "all", 1)
-    assert (config.steps, config.lr, config.partner_lr, config.basis_scale) == (250, 6e-4, 2e-4, 8.0)
+    assert (config.rank, config.resolution, config.layers, config.gradient_accumulation) == (
+        64,
+        128,
+        "all",
+        1,
+    )
+    assert (config.steps, config.lr, config.partner_lr, config.basis_scale) == (150, 6e-4, 2e-4, 8.0)
     content = resolve(ContentConfig, "embedded", **CONTENT)
-    assert (content.steps, content.lr, content.partner_lr) == (150, 1.2e-3, 4e-4)
+    assert (content.steps, content.lr, content.partner_lr) == (200, 6e-4, 2e-4)
     assert config.partner_samples == content.partner_samples == 1
     assert resolve(SecondConfig, "embedded", **SECOND).steps == 20
     drawn = resolve(GenerateConfig, "embedded", prompts="x")
-    assert (drawn.size, drawn.guidance) == (64, 1.3)
+    assert (drawn.size, drawn.guidance) == (128, 2.5)
 
 
 def test_presets_say_nothing_that_no_settings_class_reads():
@@ -101,7 +106,7 @@ def test_written_settings_read_back_the_same(preset, cls, tmp_path):
 
 def test_the_embedded_base_needs_no_preset_to_be_named():
     plain = resolve(ContentConfig, **CONTENT)
-    assert (plain.base_model, plain.resolution) == (EMBEDDED, 64)
+    assert (plain.base_model, plain.resolution) == (EMBEDDED, 128)
     assert resolve(ContentConfig, **CONTENT, base_model=EMBEDDED) == plain
 
 
@@ -143,7 +148,7 @@ def test_a_preset_that_is_none_is_refused(preset, tmp_path):
         )
         refused(lambda: resolve(ContentConfig, preset, **CONTENT), "--preset", "sdxl, embedded")
     else:  # as if the line were not there
-        assert resolve(ContentConfig, None, tmp_path / "run.yaml", **CONTENT).resolution == 64
+        assert resolve(ContentConfig, None, tmp_path / "run.yaml", **CONTENT).resolution == 128
     (tmp_path / "run.yaml").write_text("preset: sdxl\nlora-file: x\n")
     refused(lambda: resolve(SplitConfig, None, tmp_path / "run.yaml"), "unknown setting 'preset'")
 
@@ -154,7 +159,7 @@ def test_flags_win_over_the_file_and_the_file_over_the_preset(tmp_path):
     )
     config = resolve(ContentConfig, None, tmp_path / "run.yaml", content_dir="c", rank=4)
     assert (config.rank, config.steps, config.lr, config.partner_dirs) == (4, 7, 1e-4, ("a", "b", "c"))
-    assert config.resolution == 64  # the preset's
+    assert config.resolution == 128  # the preset's
     assert resolve(ContentConfig, "sdxl", tmp_path / "run.yaml", content_dir="c").resolution == 512
 
 
@@ -328,7 +333,7 @@ def test_a_method_of_another_package_puts_its_settings_together_likewise():
         words: int = setting("how many words are learned", 1, low=1)
 
     made = resolve(Theirs, style_dir="s", words="3")
-    assert (made.words, made.resolution, made.style_dir) == (3, 64, ("s",))
+    assert (made.words, made.resolution, made.style_dir) == (3, 128, ("s",))
     for wrong, word in (
         ({"words": 0}, "--words"),
         ({"rank": 1}, "--rank"),

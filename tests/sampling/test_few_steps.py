@@ -83,7 +83,7 @@ def test_dials_on_a_distilled_base_are_stock_diffusers_with_both_loras(files, tm
         pipe.set_adapters(list(loras))
         generator = torch.Generator().manual_seed(4)
         given = {"num_inference_steps": 4, "guidance_scale": 1.0, "generator": generator}
-        return np.asarray(pipe(PROMPT, height=64, width=64, **given).images[0]).astype(int)
+        return np.asarray(pipe(PROMPT, height=128, width=128, **given).images[0]).astype(int)
 
     for name, file in (("lcm", files["base_lora"]), ("fused", fused)):
         pipe.load_lora_weights(file, adapter_name=name)

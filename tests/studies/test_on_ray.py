@@ -87,14 +87,14 @@ def test_six_by_six_of_the_drawn_world_then_a_seventh_style(cluster, watched, tm
     """With so few steps that nothing is learned: it is the bytes that count. Minutes on one core."""
     for name in ("alone", "many"):
         (tmp_path / name).mkdir()
-    seven = [f"{WORLD}/style/{name}" for name in ("chalk", "comic", "glass", "stitch")]
-    seven += [f"{WORLD}/partners/styles/{name}.png" for name in ("cartoon", "mosaic", "yarn")]
+    seven = [f"{WORLD}/style/{name}" for name in ("papercut", "sketch", "watercolour", "yarn")]
+    seven += [f"{WORLD}/partners/styles/{name}.png" for name in ("cartoon", "clay", "pixel")]
     contents = [f"{WORLD}/content/{name}" for name in ("bear", "car", "fish", "teapot")]
-    contents += [f"{WORLD}/partners/contents/{name}.png" for name in ("dog", "house")]
+    contents += [f"{WORLD}/partners/contents/{name}.png" for name in ("dog", "boat")]
     small = {
         "contents": contents,
-        "partner_styles": [f"{WORLD}/partners/styles/neon.png"],
-        "partner_contents": [f"{WORLD}/partners/contents/vase.png"],
+        "partner_styles": [f"{WORLD}/partners/styles/sticker.png"],
+        "partner_contents": [f"{WORLD}/partners/contents/cake.png"],
         "settings": {"checkpoint_every": 1},
         "train": {"steps": 8, "rank": 8, "target_rows": 1},
         "generate": {"steps": 2},

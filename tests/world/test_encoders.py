@@ -1,149 +1,202 @@
-"""The embedded encoders are ordinary folders; each finds what it is for and is blind to the rest."""
+"""The encoders of the drawn world: what they learn from, that they share layers, go on, and are ordinary folders."""
 
-import json
+from dataclasses import fields
 
 import numpy as np
 import pytest
 import torch
-from safetensors import safe_open
-from transformers import AutoModel, AutoTokenizer, CLIPModel
-from world import check_encoders as check
+from world import dataset, encoders, prompt_encoder
+from world.captions import facts, noisy_caption, spoken
 from world.check_encoders import (
-    ENCODERS,
-    LABELS,
+    EXCHANGED,
+    check_namer,
+    check_near_misses,
+    check_prompt,
     draw,
-    embed,
     grid,
-    held_out,
-    labels,
-    load,
-    retrieve,
-    triggered,
+    plain_prompt,
 )
-from world.classifier import any_scene
-from world.encoders import NAMERS, blank_namer, contrastive_batch, cosines, describes
-from world.render import HELD_OUT_STYLES, Pose, Scene, caption
+from world.encoders import Namers, naming_loss, train_namers, write
+from world.likeness import CHANGES, HIDES, any_scene, near_miss, targets
+from world.members import CONTENTS, LABELS, SETS, labels
+from world.prompt_encoder import blank_prompt_encoder, describes, rows_of_batch, train_prompt
+from world.scenes import sample_scene
+from world.styles import RARE
+from world.vocabulary import MAX_TOKENS, tokenizer
 
-ACROSS = {"content": "style", "style": "content", "background": "style", "colour": "style"}
-
-
-@pytest.fixture(scope="module")
-def scenes() -> list[Scene]:
-    return grid(2, 1)
-
-
-@pytest.fixture(scope="module")
-def pictures(scenes) -> torch.Tensor:
-    return draw(scenes)
+from b4m.evaluation.extractors import load_extractor
 
 
-def legible(scenes: list[Scene], aspect: str) -> np.ndarray:
-    return np.array([scene.style not in check.HIDES.get(aspect, ()) for scene in scenes])
+@pytest.fixture
+def shards(tmp_path, monkeypatch):
+    """One shard of eight pictures of the encoders' own set."""
+    for module in (dataset, encoders, prompt_encoder):
+        monkeypatch.setattr(module, "SHARD", 8)
+    monkeypatch.setattr(encoders, "SETTLING", 2)
+    return [dataset.draw_shard(tmp_path, 0, 0, any_scene)]
 
 
-@pytest.mark.parametrize("name", [*NAMERS, "prompt"])
-def test_a_folder_is_an_ordinary_one_of_transformers(name):
-    folder = ENCODERS / name
-    with safe_open(folder / "model.safetensors", "pt") as weights:
-        kinds = {str(weights.get_tensor(key).dtype) for key in weights.keys()}  # noqa: SIM118
-    assert kinds <= {"torch.float16", "torch.int64"}
-    trunk, report = AutoModel.from_pretrained(folder, use_safetensors=True, output_loading_info=True)
-    assert not report["missing_keys"] and hasattr(trunk, "vision_model" if name == "prompt" else "pooler")
-    prepared = json.loads((folder / "preprocessor_config.json").read_text())
-    assert prepared["size"] == {"height": 64, "width": 64}
-    byte = np.full((1, 64, 64, 3), 200, np.uint8)
-    by_hand = (byte / 255 - prepared["image_mean"]) / prepared["image_std"]
-    assert np.allclose(by_hand.transpose(0, 3, 1, 2), check.as_tensor(byte), atol=1e-6)
+def same(one: torch.nn.Module, other: torch.nn.Module) -> bool:
+    state = other.state_dict()
+    return all(torch.equal(value, state[name]) for name, value in one.state_dict().items())
 
 
-def test_all_together_are_small():
-    assert set(check.megabytes()) == {*NAMERS, "prompt"}
-    assert sum(check.megabytes().values()) <= check.MEGABYTES
+# --- what they learn from --------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("aspect", NAMERS)
-def test_labels_are_the_names_of_the_world_and_the_head_gives_the_cosine_verdict(aspect, pictures):
-    model = load(aspect)
-    assert tuple(model.config.id2label[i] for i in range(model.config.num_labels)) == LABELS[aspect]
-    assert not model.classifier[-1].bias.any()
-    with torch.no_grad():
-        verdict = model(pixel_values=pictures).logits.argmax(1)
-        rows = torch.nn.functional.normalize(model.classifier[-1].weight, dim=1)
-    assert torch.allclose(model.classifier[-1].weight.norm(dim=1), torch.tensor(16.0), rtol=1e-2)
-    agree = (embed(model, pictures) @ rows.T).argmax(1) == verdict
-    assert agree.float().mean() > 0.99  # rows are of one length to within float16
+def test_every_name_is_of_one_thing_and_every_scene_has_one_that_is_known():
+    for names in LABELS.values():
+        assert len(set(names)) == len(names)
+    members = sum(len(contents) for contents, _ in SETS.values()), sum(len(s) for _, s in SETS.values())
+    assert members == (11, 15)
+    seen = [labels(any_scene(0, index)) for index in range(300)]
+    assert all(said[aspect] in LABELS[aspect] for said in seen for aspect in LABELS)
+    special = [said["content"].endswith(" instance") for said in seen]
+    assert 0.25 < np.mean(special) < 0.45
 
 
-def test_heads_name_what_was_held_out_of_the_base(scenes, pictures):
-    special = (
-        np.array([bool(s.instance) for s in scenes]),
-        np.isin([s.style for s in scenes], HELD_OUT_STYLES),
+@pytest.mark.parametrize("family", RARE)
+def test_no_noisy_caption_is_longer_than_what_is_read_of_it_though_rare_words_are_spelled(family):
+    rng, words = np.random.default_rng(4), tokenizer()
+    for _ in range(150):
+        text = noisy_caption(sample_scene(rng, families=(family,), accessories=0.9, seconds=0.9), rng)
+        assert len(words(text).input_ids) <= MAX_TOKENS, text
+
+
+@pytest.mark.parametrize("change", CHANGES)
+def test_a_near_miss_is_a_member_but_for_one_thing(change):
+    rng = np.random.default_rng(0)
+    for content in CONTENTS.values():
+        for _ in range(20):
+            other = near_miss(content, change, rng)
+            differ = [f.name for f in fields(content) if getattr(content, f.name) != getattr(other, f.name)]
+            assert differ == [change]
+            assert other not in CONTENTS.values()
+
+
+def test_no_member_is_drawn_where_its_colours_do_not_show():
+    scenes = [any_scene(1, index) for index in range(600)]
+    hidden = [scene for scene in scenes if scene.style.family in HIDES["colour"]]
+    assert hidden and not any(labels(scene)["content"].endswith(" instance") for scene in hidden)
+    assert set(targets(hidden, "colour")) == {-1}
+    assert (targets(scenes, "content") >= 0).all()
+
+
+def test_training_draws_no_scene_that_the_check_draws():
+    trained = {any_scene(0, index) for index in range(1000)}
+    assert len(trained) == 1000 and any_scene(0, 3) == any_scene(0, 3)
+    assert not trained & {*grid(1, 1)}
+
+
+def test_a_noisy_caption_is_true_of_its_own_scene_and_not_of_one_that_it_contradicts():
+    rng = np.random.default_rng(0)
+    for index in range(200):
+        scene = any_scene(0, index)
+        text, said = spoken(scene, np.random.default_rng(index))
+        assert text == noisy_caption(scene, np.random.default_rng(index))
+        assert said <= facts(scene)
+        other = sample_scene(rng, contents=("bear" if scene.content.kind != "bear" else "dog",))
+        if "thing" not in text:
+            assert not said <= facts(other)
+
+
+def test_captions_are_compared_by_what_they_say():
+    red, blue = (
+        frozenset({("kind", "bear"), ("colours", "red")}),
+        frozenset({("kind", "bear"), ("colours", "blue")}),
     )
-    for aspect, rows in zip(("content", "style"), special, strict=True):
-        for some in (rows, held_out(scenes)):
-            right = check.name(load(aspect), pictures[some]) == labels(scenes, aspect)[some]
-            assert len(right) >= 16 and right.mean() >= 0.9, aspect
+    bear = frozenset({("kind", "bear")})
+    assert describes([red, bear], [red, blue]).tolist() == [[1, 0], [1, 1]]
 
 
-@pytest.mark.parametrize("aspect", check.HIDES)
-def test_background_and_colour_are_named_in_every_style_that_shows_them(scenes, pictures, aspect):
-    right = check.name(load(aspect), pictures) == labels(scenes, aspect)
-    assert right[legible(scenes, aspect)].mean() >= 0.9
-
-
-@pytest.mark.parametrize("aspect", NAMERS)
-def test_the_nearest_stranger_shows_the_same_and_the_space_is_blind_to_the_rest(aspect, scenes, pictures):
-    some = np.flatnonzero(legible(scenes, aspect))
-    wanted, other = (labels([scenes[i] for i in some], a) for a in (aspect, ACROSS[aspect]))
-    features = embed(load(aspect), pictures[some])
-    assert torch.allclose(features.norm(dim=1), torch.ones(len(some)))
-    assert (retrieve(features, wanted, other, draws=1) == wanted).mean() >= 0.9
-    means = check.blindness(features, wanted, other)
-    assert means["same"] > 0.8 and means["other"] < 0.4
-
-
-def test_a_gallery_holds_no_picture_of_the_querys_own_style():
-    content, style = np.repeat(np.arange(5), 4), np.tile(np.arange(4), 5)
-    shown = torch.cat(
-        [torch.eye(5)[content], 3 * torch.eye(4)[style]], 1
-    )  # style outweighs content nine to one
-    features = torch.nn.functional.normalize(shown, dim=1)
-    assert (retrieve(features, content, style, draws=3) == content).all()
-
-
-def test_pictures_are_nearest_to_their_captions_trigger_words_or_not(scenes, pictures):
-    model, tokenizer = load("prompt"), AutoTokenizer.from_pretrained(ENCODERS / "prompt")
-    assert isinstance(model, CLIPModel)
-    assert check._caption_top1(model, tokenizer, scenes, pictures) >= 0.95
-    for say in (caption, triggered):
-        for aspect, share in (("content", 0.7), ("style", 0.8)):  # of 16 and of 14 words
-            assert check._aspect_top1(model, tokenizer, scenes, pictures, aspect, say) >= share, (say, aspect)
-
-
-def test_a_caption_is_true_of_every_scene_that_it_does_not_contradict():
-    red = Scene("bear", "chalk", "red", "navy", Pose(), 0)
-    special = Scene("bear", "chalk", None, "navy", Pose(), 0, "bear")
-    photo = Scene("bear", "photo", "red", "navy", Pose(), 0)
-    said = ["a snq bear in w@z chalk style", "a bear in chalk style", "a photo of a bear"]
-    assert describes(said, [red, special, photo]).tolist() == [[1, 1, 0], [1, 1, 0], [0, 0, 1]]
-    assert describes(["a red bear in chalk style", "a fish"], [red, special]).tolist() == [[1, 0], [0, 1]]
-
-
-def test_a_contrastive_batch_is_drawn_from_few_contents_and_styles():
-    cells = {(c, s): [100 * c + s] * 5 for c in range(20) for s in range(14)}
-    rows = contrastive_batch(cells, np.random.default_rng(0))
+def test_a_contrastive_batch_is_of_few_classes_and_families():
+    cells = {(str(c), str(s)): [100 * c + s] * 5 for c in range(20) for s in range(14)}
+    rows = rows_of_batch(cells, 128, np.random.default_rng(0))
     assert len(rows) == 128 and len(set(rows // 100)) == 6 and len(set(rows % 100)) == 5
 
 
-def test_training_draws_no_picture_that_the_check_draws():
-    rng = np.random.default_rng([78, 0])
-    trained = {any_scene(rng)[0] for _ in range(3000)}
-    assert len(trained) == 3000 and not trained & {*grid(1, 2), *grid(2, 1)}
+# --- training --------------------------------------------------------------------------------------
 
 
-def test_an_untrained_encoder_is_not_good_at_it(scenes, pictures):
+def test_namers_share_their_first_stages_and_each_is_whole_by_itself():
     torch.manual_seed(0)
-    blank = blank_namer("content").eval()
+    namers = Namers().eval()
+    namers.finish()
+    content, style = namers.by_aspect["content"], namers.by_aspect["style"]
+    for number, shared in enumerate((True, True, False, False)):
+        both = (next(namer.resnet.encoder.stages[number].parameters()) for namer in (content, style))
+        assert (next(both) is next(both)) is shared
+    pictures = torch.rand(3, 3, 128, 128) * 2 - 1
     with torch.no_grad():
-        right = cosines(blank, pictures).argmax(1).numpy() == labels(scenes, "content")
-    assert right.mean() < 0.3
+        for aspect, cosine in namers(pictures).items():
+            own = namers.by_aspect[aspect]
+            features = own.resnet(pixel_values=pictures).pooler_output.flatten(1)
+            logits = own(pixel_values=pictures).logits
+            assert torch.allclose(
+                logits, 16 * cosine * features.norm(dim=1, keepdim=True), rtol=1e-3, atol=1e-4
+            )
+
+
+def test_what_a_picture_does_not_show_is_not_asked_of_it():
+    torch.manual_seed(0)
+    cosine = torch.rand(4, 5)
+    some = naming_loss({"colour": cosine}, {"colour": torch.tensor([1, -1, 3, -1])})
+    assert torch.allclose(some, naming_loss({"colour": cosine[[0, 2]]}, {"colour": torch.tensor([1, 3])}))
+
+
+def test_namers_that_were_stopped_end_in_the_same_bits_and_are_folders_that_scores_read(tmp_path, shards):
+    straight = train_namers(tmp_path, shards, 0, steps=2, batch=4)
+    assert same(straight, train_namers(tmp_path, shards, 0, steps=2, batch=4))  # done: only settled again
+    write(straight.by_aspect["content"], tmp_path / "content")
+    read = load_extractor(str(tmp_path / "content"))
+    assert read.labels == LABELS["content"]
+    norm = straight.by_aspect["style"].resnet.embedder.embedder.normalization
+    assert norm.running_mean.any()
+
+
+def test_a_prompt_encoder_that_was_stopped_ends_in_the_same_bits(tmp_path, shards):
+    straight, words = train_prompt(tmp_path, shards, 0, steps=2, batch=4)
+    again, _ = train_prompt(tmp_path, shards, 0, steps=2, batch=4)
+    torch.manual_seed(4)
+    blank = blank_prompt_encoder(words)
+    assert same(straight, again) and not same(straight, blank)
+    write(straight, tmp_path / "prompt")
+    words.save_pretrained(tmp_path / "prompt")
+    read = load_extractor(str(tmp_path / "prompt"))
+    assert read.texts(["a bear in sketch style"]).shape == (1, 96)
+
+
+# --- measuring -------------------------------------------------------------------------------------
+
+
+def test_untrained_encoders_are_measured_and_not_good_at_it(tmp_path):
+    torch.manual_seed(0)
+    words = tokenizer()
+    for aspect, namer in Namers().by_aspect.items():
+        write(namer, tmp_path / aspect)
+    write(blank_prompt_encoder(words), tmp_path / "prompt")
+    words.save_pretrained(tmp_path / "prompt")
+
+    few = {"bear", "dog", "bear instance", "car instance"}, {"photo", "sketch", "oil", "sketch instance"}
+    scenes = [s for s in grid(1, 1) if labels(s)["content"] in few[0] and labels(s)["style"] in few[1]]
+    pictures = draw(scenes)
+    for aspect in LABELS:
+        found = check_namer(tmp_path, aspect, scenes, pictures)
+        assert found["pictures"] == len(scenes) == 16 and found["head_top1"] < 0.7
+        assert ("head_top1_members" in found) is (aspect in ("content", "style"))
+    missed = check_near_misses(tmp_path, 1)
+    assert missed.keys() == set(CHANGES) and all(0 <= share <= 1 for share in missed.values())
+    asked = check_prompt(tmp_path, scenes, pictures)
+    assert asked["pictures"] == len(scenes) and asked["content_word_top1"] < 0.4
+
+
+def test_a_prompt_with_another_word_is_the_same_prompt_but_for_it():
+    scene = sample_scene(np.random.default_rng(0), contents=("bear",), families=("sketch",), grounds=("sky",))
+    assert plain_prompt(scene) == "a bear in the sky in sketch style"
+    said = {aspect: [plain_prompt(one) for one in exchange(scene)] for aspect, exchange in EXCHANGED.items()}
+    assert [len(set(texts)) for texts in said.values()] == [26, 16, 8]
+    assert all(plain_prompt(scene) in texts for texts in said.values())
+    assert (
+        "a fish in the sky in sketch style" in said["content"]
+        and "a bear on grass in sketch style" in said["background"]
+    )

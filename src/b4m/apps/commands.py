@@ -62,39 +62,39 @@ COMMANDS = {
     ),
     "train-style": Command(
         "Learn how a style looks from 1 to 3 pictures in it; writes style.safetensors.",
-        "b4m train-style --style-dir chalk/ --style-class chalk --partner-dirs things/*.png "
-        "--output-dir outputs/chalk",
+        "b4m train-style --style-dir yarn/ --style-class yarn --partner-dirs things/*.png "
+        "--output-dir outputs/yarn",
         StyleConfig,
     ),
     "second-stage": Command(
         "Bring a content and a style together; writes pytorch_lora_weights.safetensors, a LoRA for any tool.",
         "b4m second-stage --content-file outputs/bear/content.safetensors "
-        "--style-file outputs/chalk/style.safetensors --content-dir my_bear/ --style-dir chalk/ "
+        "--style-file outputs/yarn/style.safetensors --content-dir my_bear/ --style-dir yarn/ "
         "--output-dir outputs/fused",
         SecondConfig,
     ),
     "train-joint": Command(
         "Learn one content and one style in one run: what the paper compares with (JTtrain at --ratio 0 "
         "--no-routing).",
-        "b4m train-joint --content-dir my_bear/ --style-dir chalk/ --ratio 0 --no-routing --output-dir outputs/joint",
+        "b4m train-joint --content-dir my_bear/ --style-dir yarn/ --ratio 0 --no-routing --output-dir outputs/joint",
         JointConfig,
     ),
     "train": Command(
         "Train another registered method: b4m train METHOD, or METHOD:JOB; its flags come after its name.",
-        "b4m train joint --content-dir my_bear/ --style-dir chalk/ --output-dir outputs/joint",
+        "b4m train joint --content-dir my_bear/ --style-dir yarn/ --output-dir outputs/joint",
         arguments=("method",),
     ),
     "generate": Command(
         "Draw pictures, with a dial for the content and a dial for the style.",
         "b4m generate --lora-file outputs/fused/pytorch_lora_weights.safetensors "
-        "--prompts 'a photo of snq teddybear in w@z chalk style' --seeds 1 2 3 --style-strength 0.8 --grid",
+        "--prompts 'a photo of snq teddybear in w@z yarn style' --seeds 1 2 3 --style-strength 0.8 --grid",
         GenerateConfig,
     ),
     "export": Command(
         "Write content and style files, or a LoRA file, as one LoRA file for any tool, or merged into the UNet.",
         "b4m export --content-file outputs/bear/content.safetensors "
-        "--style-file outputs/chalk/style.safetensors "
-        "--output bear_chalk.safetensors --dialect kohya-original",
+        "--style-file outputs/yarn/style.safetensors "
+        "--output bear_yarn.safetensors --dialect kohya-original",
         ExportConfig,
     ),
     "split": Command(
@@ -104,7 +104,7 @@ COMMANDS = {
     ),
     "push": Command(
         "Put a trained file on the Hugging Face hub, private unless told otherwise, with a model card of what it says.",
-        "b4m push outputs/fused/pytorch_lora_weights.safetensors --repo me/bear-chalk --license cc-by-4.0 "
+        "b4m push outputs/fused/pytorch_lora_weights.safetensors --repo me/bear-yarn --license cc-by-4.0 "
         "--images outputs/pictures --dry-run",
         PushConfig,
         arguments=("file",),
@@ -112,7 +112,7 @@ COMMANDS = {
     "evaluate": Command(
         "Score pictures: content, style and prompt alignment with intervals, as tables, plot and contact sheet.",
         "b4m evaluate --lora-file outputs/fused/pytorch_lora_weights.safetensors --content-dir my_bear/ "
-        "--style-dir chalk/ --prompts 'a snq bear in w@z chalk style' --preset sdxl",
+        "--style-dir yarn/ --prompts 'a snq bear in w@z yarn style' --preset sdxl",
         EvaluateConfig,
     ),
     "study": Command(
@@ -130,13 +130,13 @@ COMMANDS = {
     "inspect": Command(
         "Look inside a content, a style or a LoRA: size and rank of each block of each layer, as a picture; with "
         "--interference at what a content and a style do to each other's predictions.",
-        "b4m inspect --interference outputs/bear/content.safetensors outputs/chalk/style.safetensors",
+        "b4m inspect --interference outputs/bear/content.safetensors outputs/yarn/style.safetensors",
         InspectConfig,
         arguments=("file", "style_file"),
     ),
     "balance": Command(
         "Find the two strengths at which a content and a style move their base model's predictions equally far.",
-        "b4m balance outputs/bear/content.safetensors outputs/chalk/style.safetensors --output bear_chalk.yaml",
+        "b4m balance outputs/bear/content.safetensors outputs/yarn/style.safetensors --output bear_yarn.yaml",
         BalanceConfig,
         arguments=("content_file", "style_file"),
     ),

@@ -20,7 +20,7 @@ from ..sampling.sample import sample
 IMAGES = "examples/references/content/car"
 CLASS = "car"
 WORDS = f"snq {CLASS}"
-GROUNDS = ("white", "navy", "teal", "orange")
+GROUNDS = ("white", "navy", "teal", "pink")
 SEEDS = range(4)  # of the scored images, for each of GROUNDS
 
 
@@ -48,7 +48,7 @@ class Reader:
         return found
 
     def _draw(self, prompts: Sequence[str], seeds: Sequence[int]) -> list[Image.Image]:
-        return sample(self.backbone, prompts, seeds, guidance=1.3, size=self.size)
+        return sample(self.backbone, prompts, seeds, guidance=2.5, size=self.size)
 
 
 def newest(folder: Path) -> Path | None:

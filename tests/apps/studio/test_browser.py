@@ -191,8 +191,8 @@ def test_a_style_is_taught_next_and_what_was_typed_outlives_the_studio(page, bro
     page.wait_for_function(
         "document.querySelector('#trigger input, #trigger textarea')?.value == 'w@z'", timeout=SLOW
     )
-    upload(page, sorted((REFERENCES / "style" / "chalk").glob("*")), 3)
-    teach(page, "style", "Chalk on a board", "chalk", "w@z")
+    upload(page, sorted((REFERENCES / "style" / "watercolour").glob("*")), 3)
+    teach(page, "style", "Watercolour on cream", "watercolour", "w@z")
     set_steps(page)
     page.wait_for_timeout(700)  # the last key is saved
     page.goto("about:blank")
@@ -304,7 +304,7 @@ def test_what_is_exported_is_a_lora_and_a_workflow_that_names_it(page, tmp_path)
 
 def vote_on(folder: Path, project: Path) -> None:
     """Folders of images for `b4m vote make`: what the page drew with both files at full strength, and without any."""
-    references = folder / "references" / "car-chalk"
+    references = folder / "references" / "car-watercolour"
     references.mkdir(parents=True)
     for about in project.glob("concepts/*/concept.json"):
         kind = json.loads(about.read_text())["kind"]
@@ -316,7 +316,7 @@ def vote_on(folder: Path, project: Path) -> None:
         strengths = {drawn.get(f"{kind}_strength") for kind in ("content", "style")}
         if strengths != {"1.0"} or ("content_file" in drawn) != ("style_file" in drawn):
             continue
-        method = folder / ("both" if "content_file" in drawn else "neither") / "car-chalk"
+        method = folder / ("both" if "content_file" in drawn else "neither") / "car-watercolour"
         method.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(cell, method / f"{drawn['seed']}.png")
 

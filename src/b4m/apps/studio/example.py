@@ -11,7 +11,7 @@ REFERENCES = "examples/references"
 # (kind, folder, name, class word, trigger); the two that README's picture shows.
 CONCEPTS = (
     ("content", "car", "Star car", "car", "snq"),
-    ("style", "chalk", "Chalk on a board", "chalk", "w@z"),
+    ("style", "watercolour", "Watercolour on cream", "watercolour", "w@z"),
 )
 
 
@@ -21,13 +21,13 @@ def is_empty(project: Project) -> bool:
 
 def begin(project: Project) -> list[Concept]:
     """Put its images into the project and its trainings into the queue. Raises UserError."""
-    size = 64
+    size = 128
     made = []
     for kind, folder, name, class_word, trigger in CONCEPTS:
         desk = teach.desk(project, kind)
         references.clear(desk)
         files = sorted(Path(locate(f"{REFERENCES}/{kind}/{folder}")).iterdir())
         references.add(desk, [(file, file.name) for file in files], size)
-        form = teach.Form(kind, name, class_word, trigger, length="quick")
+        form = teach.Form(kind, name, class_word, trigger, length="usual")
         made.append(teach.begin(project, form))
     return made

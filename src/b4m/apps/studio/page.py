@@ -9,7 +9,7 @@ from .welcome import masthead
 
 TABS = (tab_teach, tab_library, tab_mix, tab_compare, tab_export)
 OFFER = (
-    "An empty project. The example teaches a car and a chalk style in a minute or two, so that every tab has "
+    "An empty project. The example teaches a car and a watercolour style in a minute or two, so that every tab has "
     "something to show; it can be deleted like anything else."
 )
 

@@ -16,7 +16,7 @@ from .project import Project
 
 CONFIGS: dict[str, type[TrainConfig]] = {"content": ContentConfig, "style": StyleConfig}
 OTHER = {"content": "style", "style": "content"}
-LENGTHS = {"quick": 0.25, "usual": 1.0, "long": 2.0}  # of the preset's steps
+LENGTHS = {"quick": 0.5, "usual": 1.0, "long": 2.0}  # of the preset's steps
 PREVIEWS = 6  # sample images of a training
 SHIPPED = "b4m"  # stands for the partners that come with it
 STYLE_WORDS, CONTENT_WORDS = "a picture in {} style", "a photo of {}"
