@@ -1,6 +1,7 @@
 """Measure the embedded base: how well its autoencoder reconstructs, what it draws, how fast, and whether as asked.
 
 python examples/world/check_base.py --sheet sheet.png       # classes down, style families across
+python examples/world/check_base.py --sheet sheet.png --numbers examples/world/base.json    # those that ship
 """
 
 from __future__ import annotations
@@ -20,10 +21,14 @@ from diffusers import StableDiffusionXLPipeline
 from PIL import Image
 
 from world.captions import caption
+from world.check_encoders import ENCODERS, load
 from world.contents import CLASSES
 from world.dataset import as_tensor
 from world.judge import JUDGES, agreement, labels, load_judge
+from world.members import LABELS
+from world.members import labels as names
 from world.scenes import Scene, render, sample_scene
+from world.spaces import name
 from world.styles import FAMILIES
 
 BASE = Path(__file__).resolve().parent / "base"
@@ -73,6 +78,24 @@ def obeyed(
     return {file.stem: agreement(load_judge(file).name(tensor), asked) for file in files}
 
 
+def named(
+    pictures: Sequence[Image.Image | np.ndarray], scenes: Sequence[Scene]
+) -> dict[str, dict[str, float]]:
+    """By aspect, the share of the pictures in which the encoders that ship see what was asked for: in all, and from
+    the least on by class, or by style family for all else."""
+    tensor = as_tensor(np.stack([np.asarray(picture) for picture in pictures]))
+    found: dict[str, dict[str, float]] = {}
+    for aspect, words in LABELS.items():
+        seen = [words[number].removesuffix(" instance") for number in name(load(ENCODERS, aspect), tensor)]
+        right = np.array([word == names(scene)[aspect] for word, scene in zip(seen, scenes, strict=True)])
+        groups = np.array([s.content.kind if aspect == "content" else s.style.family for s in scenes])
+        shares = {group: right[groups == group].mean() for group in np.unique(groups).tolist()}
+        found[aspect] = {"all": right.mean(), **dict(sorted(shares.items(), key=lambda item: item[1]))}
+    return {
+        aspect: {key: round(float(share), 4) for key, share in row.items()} for aspect, row in found.items()
+    }
+
+
 def sheet(pictures: Sequence[Image.Image | np.ndarray], columns: int) -> Image.Image:
     """Pictures of one size in rows of `columns`."""
     arrays = [np.asarray(picture) for picture in pictures]
@@ -90,6 +113,7 @@ def main() -> int:
     parser.add_argument("--judges", type=Path, default=JUDGES, help="who says what the sheet's pictures show")
     parser.add_argument("--steps", type=int, default=STEPS)
     parser.add_argument("--pictures", type=int, default=192, help="on which the autoencoder is measured")
+    parser.add_argument("--numbers", type=Path, help="where to keep what is printed")
     parser.add_argument("--threads", type=int, default=1)
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
@@ -107,13 +131,18 @@ def main() -> int:
         result["seconds_per_picture"] = (time.time() - start) / len(pictures)
         sheet(pictures, len(options.families)).save(options.sheet)
         drawn = [render(scene) for scene in scenes]
+        result["named_as_asked"] = named(pictures, scenes)
+        result["named_where_the_world_draws"] = named(drawn, scenes)
         result["as_asked"] = obeyed(options.judges, pictures, scenes)
         result["as_asked_where_the_world_draws"] = obeyed(
             options.judges, drawn, scenes
         )  # no base can do better
         if options.truth:
             sheet(drawn, len(options.families)).save(options.truth)
-    print(json.dumps(result, indent=2))
+    text = json.dumps(result, indent=2)
+    print(text)
+    if options.numbers:
+        options.numbers.write_text(text + "\n")
     return 0 if not options.pictures or result["psnr_db"]["all"] >= TARGET_PSNR else 1
 
 

@@ -11,8 +11,7 @@ from transformers import AutoModel, CLIPTextModel, CLIPTextModelWithProjection, 
 from world import check_base, check_encoders
 from world.captions import caption
 from world.members import LABELS
-from world.scenes import sample_scene
-from world.spaces import name
+from world.scenes import render, sample_scene
 
 ENCODERS = (*LABELS, "prompt")
 
@@ -59,21 +58,11 @@ def test_an_encoder_is_an_ordinary_folder_of_transformers(folder):
     assert prepared["size"] == {"height": 128, "width": 128}
 
 
-def named(pictures: torch.Tensor, aspect: str) -> list[str]:
-    numbers = name(check_encoders.load(check_encoders.ENCODERS, aspect), pictures)
-    return [LABELS[aspect][number] for number in numbers]
-
-
 def test_the_encoders_name_what_the_world_draws():
     rng = np.random.default_rng(11)
     scenes = [sample_scene(rng) for _ in range(64)]
-    pictures = check_encoders.draw(scenes)
-    for aspect, told in {
-        "content": [scene.content.kind for scene in scenes],
-        "style": [scene.style.family for scene in scenes],
-    }.items():
-        right = [a.removesuffix(" instance") == b for a, b in zip(named(pictures, aspect), told, strict=True)]
-        assert np.mean(right) >= 0.9, aspect
+    found = check_base.named([render(scene) for scene in scenes], scenes)
+    assert found["content"]["all"] >= 0.9 and found["style"]["all"] >= 0.9, found
 
 
 def test_it_draws_what_it_is_asked_and_its_autoencoder_reconstructs(pipe):
@@ -86,13 +75,7 @@ def test_it_draws_what_it_is_asked_and_its_autoencoder_reconstructs(pipe):
     ]
     rng = np.random.default_rng(5)
     scenes = [sample_scene(rng, contents=(content,), families=(style,)) for content, style in asked]
-    pictures = check_base.sample(pipe, [caption(scene) for scene in scenes])
-    tensor = torch.stack([torch.from_numpy(np.asarray(p)).permute(2, 0, 1) / 127.5 - 1 for p in pictures])
-    verdicts = [*zip(named(tensor, "content"), named(tensor, "style"), strict=True)]
-    right = sum(
-        (found.removesuffix(" instance") == wanted)
-        for verdict, pair in zip(verdicts, asked, strict=True)
-        for found, wanted in zip(verdict, pair, strict=True)
-    )
-    assert right >= 9, verdicts
-    assert check_base.psnr(pipe, scenes)["all"] >= check_base.TARGET_PSNR - 1
+    found = check_base.named(check_base.sample(pipe, [caption(scene) for scene in scenes]), scenes)
+    assert found["content"]["all"] + found["style"]["all"] >= 1.8, found
+    # Wanted are 30 dB over all families; this base has 29.0 (base.json), and more than that on these five.
+    assert check_base.psnr(pipe, scenes)["all"] >= 29

@@ -202,7 +202,8 @@ def test_a_style_is_taught_next_and_what_was_typed_outlives_the_studio(page, bro
         other = context.new_page()
         open_page(other, served)
         other.wait_for_function(
-            "document.querySelector('#name input, #name textarea')?.value == 'Chalk on a board'", timeout=SLOW
+            "document.querySelector('#name input, #name textarea')?.value == 'Watercolour on cream'",
+            timeout=SLOW,
         )
         assert other.locator("#desk .tile").count() == 3
         other.click("#start")
@@ -210,7 +211,7 @@ def test_a_style_is_taught_next_and_what_was_typed_outlives_the_studio(page, bro
             "document.querySelector('#teach-status')?.innerText?.includes('in the queue')", timeout=SLOW
         )
         wait_for_state(other, "Star car", "done")
-        wait_for_state(other, "Chalk on a board", "done")
+        wait_for_state(other, "Watercolour on cream", "done")
         shoot(other, "teach")
 
 
@@ -250,7 +251,9 @@ def test_a_hostile_file_is_refused_in_one_line(page):
 
 def test_every_pair_the_strengths_and_the_dials_are_drawn(page):
     tab(page, "Mix")
-    page.wait_for_function("document.querySelector('#styles')?.innerText?.includes('Chalk')", timeout=SLOW)
+    page.wait_for_function(
+        "document.querySelector('#styles')?.innerText?.includes('Watercolour')", timeout=SLOW
+    )
     page.click("#draw-pairs")
     page.wait_for_function("document.querySelectorAll('#sheet .cell').length == 4", timeout=SLOW)
     page.click("#draw-strengths")
@@ -288,7 +291,7 @@ def test_two_ways_are_compared_also_by_keyboard(page):
 def test_what_is_exported_is_a_lora_and_a_workflow_that_names_it(page, tmp_path):
     tab(page, "Export")
     page.wait_for_function(
-        "document.querySelector('#export-style input')?.value?.includes('Chalk')", timeout=SLOW
+        "document.querySelector('#export-style input')?.value?.includes('Watercolour')", timeout=SLOW
     )
     page.click("#do-export")
     page.wait_for_selector("#exports a", timeout=SLOW)

@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+from ...config.presets import PRESETS
 from ...core.where import locate
 from . import references, teach
 from .library import Concept, concepts
@@ -21,7 +22,7 @@ def is_empty(project: Project) -> bool:
 
 def begin(project: Project) -> list[Concept]:
     """Put its images into the project and its trainings into the queue. Raises UserError."""
-    size = 128
+    size = PRESETS["embedded"]["train"]["resolution"]
     made = []
     for kind, folder, name, class_word, trigger in CONCEPTS:
         desk = teach.desk(project, kind)
