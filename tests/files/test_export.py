@@ -117,6 +117,31 @@ def test_a_lora_file_is_exported_from_and_to_every_dialect(options, tiny_base, s
         assert facts["trigger words"] == "snq, w@z"
 
 
+@pytest.mark.parametrize("merge", [False, True])
+@pytest.mark.parametrize("concept", ["content", "style"])
+def test_a_concept_and_a_lora_become_one_file_that_draws_as_both_do(
+    options, pictures, trained, tiny_base, concept, merge, tmp_path
+):
+    lora = next(kind for kind in ("content", "style") if kind != concept)
+    alone = {"base_model": tiny_base, f"{lora}_file": trained[f"{lora}_file"]}
+    plain = export(ExportConfig(output=str(tmp_path / "plain.safetensors"), dtype="fp32", **alone))
+    given = {**options, f"{lora}_file": str(plain)}
+    turned = {"content_strength": 0.8, "style_strength": 1.2}
+    backbone = open_backbone(tiny_base)
+    attach(backbone, given["content_file"], given["style_file"])
+    both = np.asarray(sample(backbone, [PROMPT], [7], 4, size=SIZE, **turned)[0], dtype=int)
+    out = tmp_path / ("unet" if merge else "both.safetensors")
+    one = export(ExportConfig(output=str(out), dtype="fp32", merge=merge, **turned, **given))
+    pipe = stock(tiny_base)
+    if merge:
+        pipe.unet = UNet2DConditionModel.from_pretrained(one)
+    else:
+        pipe.load_lora_weights(one)
+        assert describe(one)["trigger words"] == "snq, w@z"
+    assert np.abs(draw(SDXL(pipe)) - both).max() <= 1
+    assert np.abs(pictures[0] - both).max() > 4
+
+
 def test_info_prints_what_strangers_wrote_on_one_line_each(tmp_path, capsys):
     path = tmp_path / "x.safetensors"
     layer = "unet.mid_block.attentions.0.transformer_blocks.0.attn1.to_q"

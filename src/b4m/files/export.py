@@ -2,7 +2,7 @@
 
 import shutil
 import uuid
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -56,18 +56,19 @@ def export(config: ExportConfig) -> Path:
     """Write config.output; strengths are folded in. Raises UserError, and then writes nothing."""
     given = {"content": config.content_file, "style": config.style_file, "lora": config.lora_file}
     files = {role: open_role(path, role, config.strict) for role, path in given.items() if path}
-    _check_kinds(files, config.merge)
-    concepts = any(opened.concept for opened in files.values())
+    _check_kinds(files.values(), config.merge)
+    concepts = {role: opened for role, opened in files.items() if opened.concept}
+    loras = {role: opened for role, opened in files.items() if not opened.concept}
     fused = any(opened.kind == "fused" for opened in files.values())
     numbered = DIALECTS[config.dialect].numbered
-    if fused and not (config.merge or numbered):  # its header says already for which base model it is
-        parts, metadata = _of_loras(config, files)
+    if fused and not (concepts or config.merge or numbered):  # its header says already for which base model it is
+        parts, metadata = _of_loras(config, loras)
         return _write(config, parts, metadata)
-    family, denoiser, prediction_type = _base(config, concepts)
-    if concepts:
-        parts, metadata = _of_concepts(config, files, denoiser)
-    else:
-        parts, metadata = _of_loras(config, files)
+    family, denoiser, prediction_type = _base(config, bool(concepts))
+    parts, metadata = _of_concepts(config, concepts, denoiser) if concepts else ([], {})
+    if loras:
+        more, said = _of_loras(config, loras)
+        parts, metadata = parts + more, metadata | said
     parts = [part.fitted(denoiser, config.base_model) for part in parts]
     if concepts or config.merge or _is_told(config, parts, metadata):
         metadata = _unstamped(metadata) | family.stamp(denoiser, prediction_type)
@@ -102,9 +103,9 @@ def _write(config: ExportConfig, parts: Sequence[_Part], metadata: dict[str, str
     return Path(config.output)
 
 
-def _check_kinds(files: Mapping[str, Opened], merge: bool) -> None:
-    """Raise UserError for what cannot be exported, alone or together."""
-    for opened in files.values():
+def _check_kinds(files: Iterable[Opened], merge: bool) -> None:
+    """Raise UserError for what cannot be exported."""
+    for opened in files:
         if opened.contents.others and not merge:
             raise UserError(
                 f"{opened.where}: a {opened.contents.kind}, which cannot be written as a plain LoRA; use --merge"
@@ -113,11 +114,6 @@ def _check_kinds(files: Mapping[str, Opened], merge: bool) -> None:
             raise UserError(
                 f"{opened.where}: a file of the method {opened.method}, which is nothing to export"
             )
-    if len({opened.concept is None for opened in files.values()}) > 1:
-        raise UserError(
-            f"{' and '.join(opened.where for opened in files.values())}: a concept and a LoRA do not go together; "
-            "export the concept as a LoRA first, then give both"
-        )
 
 
 def _base(config: ExportConfig, concepts: bool) -> tuple[type[Backbone], ModelMixin, str]:
