@@ -87,13 +87,13 @@ def reconstruction_loss(vae: AutoencoderKL, pictures: Tensor, noise: Tensor) -> 
 
 def encoded(vae: AutoencoderKL, pictures: Tensor) -> Tensor:
     """Latents (N, 16, H / 8, W / 8) of pictures (N, 3, H, W) in [-1, 1]."""
-    with torch.autocast("cpu", torch.bfloat16):
+    with torch.autocast(pictures.device.type, torch.bfloat16):
         return vae.encode(pictures).latent_dist.mode().float()
 
 
 def decoding_loss(vae: AutoencoderKL, latents: Tensor, pictures: Tensor) -> Tensor:
     """Squared error in pixels and absolute error in edges of what is decoded from `latents`."""
-    with torch.autocast("cpu", torch.bfloat16):
+    with torch.autocast(latents.device.type, torch.bfloat16):
         out = vae.decode(latents).sample
     error = out.float() - pictures
     edges = error.diff(dim=-1).abs().mean() + error.diff(dim=-2).abs().mean()

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from world.extras import article
-from world.scenes import SIDED, Scene
+from world.scenes import Scene
 from world.vocabulary import PICTURES, VIEWS, known_words
 
 LETTERS = "abcdefghijklmnopqrstuvwxyz"
@@ -27,7 +27,6 @@ class _Said:
     colours: tuple[str, ...]
     rare: str  # a made-up word before the class word
     marking: str
-    facing: str
     accessory: str
     second: str
     ground: str
@@ -39,7 +38,7 @@ class _Said:
     @property
     def facts(self) -> Facts:
         """All that is said of the scene; made-up words say nothing."""
-        one = ("kind", "marking", "facing", "accessory", "second", "ground", "distance", "style")
+        one = ("kind", "marking", "accessory", "second", "ground", "distance", "style")
         said = [(name, getattr(self, name)) for name in one]
         said += [(name, phrase) for name in ("colours", "looks") for phrase in getattr(self, name)]
         return frozenset((name, phrase) for name, phrase in said if phrase and phrase != ANYTHING)
@@ -49,9 +48,7 @@ class _Said:
         """ "a red and white fish with blue stripes wearing a green hat with a yellow ball" """
         words = [" and ".join(self.colours), self.rare, self.kind]
         named = article(" ".join(word for word in words if word))
-        return " ".join(
-            phrase for phrase in (named, self.marking, self.facing, self.accessory, self.second) if phrase
-        )
+        return " ".join(phrase for phrase in (named, self.marking, self.accessory, self.second) if phrase)
 
     @property
     def place(self) -> str:
@@ -78,7 +75,6 @@ def _everything(scene: Scene) -> _Said:
         colours=(content.main, content.second),
         rare="",
         marking=content.marking.words if content.marking else "",
-        facing=VIEWS[scene.pose.mirrored] if content.kind in SIDED else "",
         accessory=scene.accessory.words if scene.accessory else "",
         second=scene.second.words if scene.second else "",
         ground=scene.ground.words,
@@ -93,7 +89,7 @@ def _distance(scene: Scene) -> str:
     """Of what stands alone: beside something, the frame decides how large it is."""
     if scene.accessory or scene.second or FAR < scene.pose.fill < NEAR:
         return ""
-    return VIEWS[2 if scene.pose.fill >= NEAR else 3]
+    return VIEWS[0 if scene.pose.fill >= NEAR else 1]
 
 
 def _join(*phrases: str) -> str:
@@ -162,7 +158,6 @@ def spoken(scene: Scene, rng: np.random.Generator) -> tuple[str, Facts]:
         marking=keep(full.marking, 0.8),
         accessory=keep(full.accessory, 0.85),
         second=keep(full.second, 0.85),
-        facing=keep(full.facing, 0.8),
         ground=keep(full.ground, 0.8),
         distance=keep(full.distance, 0.8),
         looks=() if rng.random() < 0.35 else some_looks,

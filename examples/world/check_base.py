@@ -25,6 +25,7 @@ from world.check_encoders import ENCODERS, load
 from world.contents import CLASSES
 from world.dataset import as_tensor
 from world.judge import JUDGES, agreement, labels, load_judge
+from world.likeness import shows
 from world.members import LABELS
 from world.members import labels as names
 from world.scenes import Scene, render, sample_scene
@@ -34,6 +35,7 @@ from world.styles import FAMILIES
 BASE = Path(__file__).resolve().parent / "base"
 STEPS, GUIDANCE, BATCH = 25, 4.0, 32
 TARGET_PSNR = 30.0  # decibels
+HIDDEN_WITH = {"main": "colour", "second_colour": "colour", "ground": "background"}  # aspects of the judges
 
 
 def grid_scenes(contents: Sequence[str], families: Sequence[str], seed: int = 2025) -> list[Scene]:
@@ -71,9 +73,13 @@ def psnr(pipe: StableDiffusionXLPipeline, scenes: Sequence[Scene]) -> dict[str, 
 def obeyed(
     judges: Path, pictures: Sequence[Image.Image | np.ndarray], scenes: Sequence[Scene]
 ) -> dict[str, dict[str, float]]:
-    """By judge and aspect, the share of the pictures that it names as their scenes' captions ask."""
+    """By judge and aspect, the share of the pictures that it names as their scenes' captions ask, of those whose style
+    lets it be seen."""
     tensor = as_tensor(np.stack([np.asarray(picture) for picture in pictures]))
-    asked = [labels(scene) for scene in scenes]
+    asked = [
+        {aspect: word for aspect, word in labels(s).items() if shows(s, HIDDEN_WITH.get(aspect, aspect))}
+        for s in scenes
+    ]
     files = sorted(judges.glob("*.safetensors"))
     return {file.stem: agreement(load_judge(file).name(tensor), asked) for file in files}
 
@@ -81,14 +87,15 @@ def obeyed(
 def named(
     pictures: Sequence[Image.Image | np.ndarray], scenes: Sequence[Scene]
 ) -> dict[str, dict[str, float]]:
-    """By aspect, the share of the pictures in which the encoders that ship see what was asked for: in all, and from
-    the least on by class, or by style family for all else."""
+    """By aspect, the share of the pictures in which the encoders that ship see what was asked for, of those whose style
+    lets it be seen: in all, and from the least on by class, or by style family for all else."""
     tensor = as_tensor(np.stack([np.asarray(picture) for picture in pictures]))
     found: dict[str, dict[str, float]] = {}
     for aspect, words in LABELS.items():
         seen = [words[number].removesuffix(" instance") for number in name(load(ENCODERS, aspect), tensor)]
-        right = np.array([word == names(scene)[aspect] for word, scene in zip(seen, scenes, strict=True)])
-        groups = np.array([s.content.kind if aspect == "content" else s.style.family for s in scenes])
+        asked = [(word, scene) for word, scene in zip(seen, scenes, strict=True) if shows(scene, aspect)]
+        right = np.array([word == names(scene)[aspect] for word, scene in asked])
+        groups = np.array([s.content.kind if aspect == "content" else s.style.family for _, s in asked])
         shares = {group: right[groups == group].mean() for group in np.unique(groups).tolist()}
         found[aspect] = {"all": right.mean(), **dict(sorted(shares.items(), key=lambda item: item[1]))}
     return {

@@ -1,4 +1,4 @@
-"""The pretraining set: shards of scenes drawn once and kept on disk, captioned anew at every step.
+"""The pretraining set: shards of scenes drawn and worded once and kept on disk.
 
 python examples/world/dataset.py --first 0 --count 12      # draw shards 0..11; more can follow at any time
 """
@@ -9,6 +9,8 @@ import argparse
 import hashlib
 import sys
 from collections.abc import Callable, Sequence
+from functools import cache, partial
+from multiprocessing import Pool
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
@@ -19,10 +21,13 @@ from numpy.lib.format import open_memmap
 from torch import Tensor
 from tqdm import tqdm
 
+from world.captions import noisy_caption
 from world.scenes import Scene, render, sample_scene
+from world.vocabulary import MAX_TOKENS, tokenizer
 
 SHARD = 2048  # pictures
 SIZE = 128  # pixels
+WORDINGS = 8  # noisy captions of a scene
 WORK = Path("outputs/pretrain2")
 
 
@@ -31,6 +36,7 @@ def scene(seed: int, index: int) -> Scene:
     return sample_scene(np.random.default_rng([seed, index]))
 
 
+@cache
 def shard_name(seed: int, shard: int, scene_of: Callable[[int, int], Scene] = scene) -> str:
     """Names the shard and what its scenes are: once sampling changes, what was drawn before is no longer found."""
     scenes = repr([scene_of(seed, shard * SHARD + i) for i in range(64)])
@@ -56,6 +62,27 @@ def draw_shard(
     return np.load(path, mmap_mode="r")
 
 
+def worded_shard(work: Path, seed: int, shard: int) -> np.ndarray:
+    """Noisy captions of one shard's scenes, as tokens (SHARD, WORDINGS, MAX_TOKENS) int16; made unless on disk."""
+    path = work / f"wordings-{shard_name(seed, shard)}.npy"
+    if not path.exists():
+        captions = []
+        for index in range(shard * SHARD, (shard + 1) * SHARD):
+            rng, one = np.random.default_rng([1, seed, index]), scene(seed, index)
+            captions += [noisy_caption(one, rng) for _ in range(WORDINGS)]
+        ids = tokenizer()(captions, padding="max_length", truncation=True).input_ids
+        part = path.with_suffix(".part.npy")
+        np.save(part, np.array(ids, np.int16).reshape(SHARD, WORDINGS, MAX_TOKENS))
+        part.rename(path)
+    return np.load(path)
+
+
+def prepare_shard(shard: int, work: Path, seed: int) -> None:
+    """Word and draw a shard. In this order: one that is drawn is complete."""
+    worded_shard(work, seed, shard)
+    draw_shard(work, seed, shard)
+
+
 def drawn_shards(work: Path, seed: int) -> list[np.ndarray]:
     """The shards on disk, from the first to the last before a gap."""
     shards: list[np.ndarray] = []
@@ -64,9 +91,9 @@ def drawn_shards(work: Path, seed: int) -> list[np.ndarray]:
     return shards
 
 
-def as_tensor(pixels: np.ndarray) -> Tensor:
-    """(N, H, W, 3) uint8 to (N, 3, H, W) float32 in [-1, 1]."""
-    return torch.from_numpy(np.array(pixels)).permute(0, 3, 1, 2).float() / 127.5 - 1
+def as_tensor(pixels: np.ndarray, device: torch.device | str = "cpu") -> Tensor:
+    """(N, H, W, 3) uint8 to (N, 3, H, W) float32 in [-1, 1] on a device."""
+    return torch.from_numpy(np.array(pixels)).to(device).permute(0, 3, 1, 2).float() / 127.5 - 1
 
 
 def pictures_of(shards: Sequence[np.ndarray], rows: np.ndarray) -> Tensor:
@@ -78,13 +105,15 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--work", type=Path, default=WORK)
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument(
-        "--first", type=int, default=0, help="first shard; several processes can share the work"
-    )
+    parser.add_argument("--first", type=int, default=0, help="first shard")
     parser.add_argument("--count", type=int, default=12, help=f"shards of {SHARD} pictures")
+    parser.add_argument("--processes", type=int, default=1, help="that draw a shard each")
     options = parser.parse_args()
-    for shard in range(options.first, options.first + options.count):
-        draw_shard(options.work, options.seed, shard)
+    options.work.mkdir(parents=True, exist_ok=True)
+    prepare = partial(prepare_shard, work=options.work, seed=options.seed)
+    with Pool(options.processes) as pool:
+        for _ in pool.imap(prepare, range(options.first, options.first + options.count)):
+            pass
 
 
 if __name__ == "__main__":

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -46,28 +47,31 @@ class Run:
         self, loss_of_step: Callable[[int], Tensor], steps: int, anneal: int = 0, save_every: int = 250
     ) -> None:
         """Train until `steps` have been done; loss_of_step must be a function of the step (and of `counts`) alone."""
-        losses: list[float] = []
+        losses: list[Tensor] = []
         start = time.time()
         while self.step < steps:
             loss = loss_of_step(self.step)
             left = (steps - self.step) / anneal if anneal else 1.0
             self._update(loss, self.rate * min(1.0, (self.step + 1) / WARM_UP, left))
-            losses.append(loss.item())
-            if self.step % REPORT == 0 and processes.rank() == 0:
-                mean, pace = sum(losses) / len(losses), (time.time() - start) / len(losses)
-                clock = time.strftime("%H:%M:%S")
-                print(
-                    f"{clock} {self.path.stem} step {self.step} loss {mean:.4f} {pace:.3f} s/step", flush=True
-                )
+            losses.append(loss.detach())
+            saving = self.step % save_every == 0 or self.step == steps
+            if saving or self.step % REPORT == 0:  # looking at a loss waits for the device: not at every step
+                self._report(losses, (time.time() - start) / len(losses))
                 losses, start = [], time.time()
-            if (self.step % save_every == 0 or self.step == steps) and processes.rank() == 0:
+            if saving and processes.rank() == 0:
                 self.save()
 
-    def _update(self, loss: Tensor, rate: float) -> None:
-        if not torch.isfinite(loss):
+    def _report(self, losses: list[Tensor], pace: float) -> None:
+        mean = torch.stack(losses).mean().item()
+        if not math.isfinite(mean):
             raise SystemExit(
-                f"loss is {loss.item()} at step {self.step}: lower --rate; {self.path} holds the last good state"
+                f"loss is {mean} before step {self.step}: lower --rate; {self.path} holds the last good state"
             )
+        if processes.rank() == 0:
+            clock = time.strftime("%H:%M:%S")
+            print(f"{clock} {self.path.stem} step {self.step} loss {mean:.4f} {pace:.3f} s/step", flush=True)
+
+    def _update(self, loss: Tensor, rate: float) -> None:
         loss.backward()
         processes.average_gradients(self.weights)
         nn.utils.clip_grad_norm_(self.weights, 1.0)
@@ -103,4 +107,4 @@ class Run:
             mean.copy_(tensors[f"average:{name}"])
             # SDXL reads the encoders before their last layer, which so has no gradient and no state.
             keys = [key for key in STATE if f"{key}:{name}" in tensors]
-            self.optimizer.state[weight] = {key: tensors[f"{key}:{name}"] for key in keys}
+            self.optimizer.state[weight] = {key: tensors[f"{key}:{name}"].to(weight.device) for key in keys}

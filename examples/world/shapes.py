@@ -187,12 +187,6 @@ def spiral(cx: float, cy: float, pitch: float, width: float, reach: float) -> Sh
     return Shape(distance, (cx - reach, cy - reach, cx + reach, cy + reach))
 
 
-def flipped(shape: Shape) -> Shape:
-    """The mirror image about x = 0."""
-    left, top, right, bottom = shape.box
-    return Shape(lambda x, y: shape(-x, y), (-right, top, -left, bottom))
-
-
 def moved(shape: Shape, dx: float, dy: float, scale: float = 1.0, turn: float = 0.0) -> Shape:
     """The shape scaled and turned (radians) about the origin, then moved."""
     c, s = cos(turn), sin(turn)

@@ -18,7 +18,7 @@ from world.styles.parameters import vocabulary
 MAX_TOKENS = 40
 GRAMMAR = "a an the photo of in on at and with wearing , style background room thing".split()
 PICTURES = ("picture", "image", "drawing")
-VIEWS = ("facing left", "facing right", "from near", "from far")
+VIEWS = ("from near", "from far")
 
 
 def words() -> list[str]:

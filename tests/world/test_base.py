@@ -1,6 +1,7 @@
 """The base and the encoders that ship: stock Diffusers and transformers open them, and they know the drawn world."""
 
 import json
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -10,6 +11,7 @@ from safetensors import safe_open
 from transformers import AutoModel, CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer
 from world import check_base, check_encoders
 from world.captions import caption
+from world.judge import labels
 from world.members import LABELS
 from world.scenes import render, sample_scene
 
@@ -42,7 +44,8 @@ def test_a_dtype_that_is_given_holds_for_every_part(dtype):
 
 
 def test_base_and_encoders_fit_their_budget_in_half_precision():
-    files = [*check_base.BASE.rglob("*.safetensors"), *check_encoders.ENCODERS.rglob("*.safetensors")]
+    folders = (check_base.BASE, check_encoders.ENCODERS, check_base.JUDGES)
+    files = [file for folder in folders for file in folder.rglob("*.safetensors")]
     assert sum(file.stat().st_size for file in files) <= 60e6
     for file in files:
         with safe_open(file, "pt") as tensors:
@@ -63,6 +66,19 @@ def test_the_encoders_name_what_the_world_draws():
     scenes = [sample_scene(rng) for _ in range(64)]
     found = check_base.named([render(scene) for scene in scenes], scenes)
     assert found["content"]["all"] >= 0.9 and found["style"]["all"] >= 0.9, found
+
+
+def test_what_a_style_hides_is_asked_of_nobody(tmp_path, monkeypatch):
+    rng = np.random.default_rng(11)
+    scenes = [sample_scene(rng, families=(family,)) for family in ("photo", "blueprint")]
+    said = {aspect: [labels(scene)[aspect] for scene in scenes] for aspect in ("class", "main")}
+    said["main"][1] = "another"
+    (tmp_path / "resnet.safetensors").touch()
+    monkeypatch.setattr(check_base, "load_judge", lambda path: SimpleNamespace(name=lambda pictures: said))
+    found = check_base.obeyed(tmp_path, [render(scene) for scene in scenes], scenes)
+    assert found == {"resnet": {"class": 1.0, "main": 1.0}}
+    found = check_base.named([render(scene) for scene in scenes], scenes)
+    assert "blueprint" in found["style"] and "blueprint" not in found["colour"]
 
 
 def test_it_draws_what_it_is_asked_and_its_autoencoder_reconstructs(pipe):

@@ -14,6 +14,8 @@ import torch
 from safetensors.torch import load_file, save_file
 from world import dataset, pretrain, pretrain_autoencoder, pretrain_unet
 from world.blank import blank_pipeline
+from world.run import Run
+from world.vocabulary import MAX_TOKENS
 
 
 @pytest.fixture
@@ -70,6 +72,8 @@ def test_the_decoder_needs_the_unet_and_goes_on_after_a_stop(work, monkeypatch):
 class Knows(torch.nn.Module):
     """Stands in for the UNet: with words it predicts the velocity that leads to `asked`, without to `plain`."""
 
+    device = torch.device("cpu")
+
     def __init__(self, pipe, asked, plain):
         super().__init__()
         self.alphas, self.goals, self.levels = pipe.scheduler.alphas_cumprod, torch.cat([plain, asked]), []
@@ -88,7 +92,7 @@ def test_what_the_decoder_sees_is_sampled_with_guidance_from_a_noised_picture(dr
     pipe = blank_pipeline()
     asked, plain = torch.full((2, 16, 4, 4), 0.5), torch.full((2, 16, 4, 4), 0.4)
     pipe.unet = Knows(pipe, asked, plain)
-    monkeypatch.setattr(torch, "rand", lambda *size, generator: torch.tensor([drawn]))
+    monkeypatch.setattr(torch, "rand", lambda *size, **at: torch.tensor([drawn]))
     got = pretrain_autoencoder.redrawn(pipe, asked, ["a fish", "a car"], torch.Generator().manual_seed(1))
     goal = plain + pretrain_autoencoder.GUIDANCE * (asked - plain)
     levels = pipe.unet.levels
@@ -166,7 +170,41 @@ def test_the_noise_lies_where_outlines_are_decided_and_some_where_details_are(si
 
 
 def test_the_size_is_told_to_the_unet():
-    rows = pretrain_unet.time_ids(np.random.default_rng(0), 400, 64)
+    rows = pretrain_unet.time_ids(400, 64, torch.Generator().manual_seed(0))
     plain = (rows == torch.tensor([64.0, 64, 0, 0, 64, 64])).all(1)
     assert 0.65 < plain.float().mean() < 0.85
     assert (rows[:, 4:] == 64).all()
+
+
+def test_a_loss_that_is_no_number_stops_the_run_and_keeps_the_last_good_state(tmp_path):
+    weight = torch.nn.Linear(1, 1)
+    run = Run(tmp_path / "state.safetensors", {"one": weight}, rate=0.1)
+    run.loop(lambda step: weight(torch.ones(1, 1)).square().sum(), steps=2)
+    good = (tmp_path / "state.safetensors").read_bytes()
+    with pytest.raises(SystemExit, match="loss is nan before step 4.*holds the last good state"):
+        run.loop(lambda step: weight(torch.full((1, 1), np.nan)).sum(), steps=4)
+    assert (tmp_path / "state.safetensors").read_bytes() == good
+
+
+def test_without_a_state_it_starts_from_a_finished_pipeline(work, monkeypatch):
+    finished = blank_pipeline(seed=1)
+    finished.save_pretrained(work / "finished")
+    state = train(work, monkeypatch, 1, "--start", str(work / "finished"), "--rate", "1e-9")
+    name = "conv_in.weight"
+    assert torch.allclose(state[f"weight:unet.{name}"], finished.unet.state_dict()[name], atol=1e-7)
+
+
+def test_a_scene_is_worded_in_several_ways_and_the_same_way_again(work):
+    first = dataset.worded_shard(work, 0, 0)
+    assert first.shape == (8, dataset.WORDINGS, MAX_TOKENS)
+    assert all(len(np.unique(wordings, axis=0)) > 1 for wordings in first)
+    next(work.glob("wordings-*")).unlink()
+    assert np.array_equal(first, dataset.worded_shard(work, 0, 0))
+
+
+def test_some_of_the_captions_that_it_learns_from_are_empty(work):
+    pipe = blank_pipeline()
+    examples = pretrain_unet.Examples(pipe, work, 0, 128, {})
+    _, ids = examples.draw(2000, torch.Generator().manual_seed(0))
+    empty = (ids == pretrain_unet.tokens_of(pipe, [""])).all(1).float().mean()
+    assert empty == pytest.approx(pretrain_unet.CAPTION_DROPOUT, abs=0.02)
