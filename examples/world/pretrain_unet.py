@@ -142,7 +142,8 @@ def velocity_loss(
     noise: Tensor,
     size: Tensor,
 ) -> Tensor:
-    """Mean squared error of v, of latents x0 (N, 16, h, w) at timesteps t (N,), whose cumulative alphas are a (N,)."""
+    """Mean squared error of v, of latents x0 and their noise (N, 16, h, w) at timesteps t (N,) with cumulative alphas
+    a (N,), under the tokens ids (N, T) and the sizes (N, 6) of `time_ids`."""
     alpha, sigma = a.sqrt()[:, None, None, None], (1 - a).sqrt()[:, None, None, None]
     with torch.autocast(x0.device.type, torch.bfloat16):
         states, pooled = encoded_text(pipe, ids)

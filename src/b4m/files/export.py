@@ -61,8 +61,7 @@ def export(config: ExportConfig) -> Path:
     loras = {role: opened for role, opened in files.items() if not opened.concept}
     fused = any(opened.kind == "fused" for opened in files.values())
     numbered = DIALECTS[config.dialect].numbered
-    # A fused file's header says already for which base model it is.
-    if fused and not (concepts or config.merge or numbered):
+    if fused and not (config.merge or numbered):  # its header says already for which base model it is
         parts, metadata = _of_loras(config, loras)
         return _write(config, parts, metadata)
     family, denoiser, prediction_type = _base(config, bool(concepts))
