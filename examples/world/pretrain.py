@@ -154,12 +154,20 @@ def main() -> None:
     processes.start()
     options.work.mkdir(parents=True, exist_ok=True)
 
+    try:
+        device = torch.empty(0, device=options.device).device
+    except (RuntimeError, AssertionError) as error:
+        parser.error(f"--device {options.device}: {str(error).splitlines()[0]}")
+    if options.start and not (options.start / "model_index.json").is_file():
+        parser.error(
+            f"--start {options.start}: expected the folder of a finished pipeline, with a model_index.json"
+        )
     pipe = (
         StableDiffusionXLPipeline.from_pretrained(options.start)
         if options.start
         else blank_pipeline(options.seed)
     )
-    pipe.to(options.device)
+    pipe.to(device)
     if processes.count() > 1 and (options.part != "unet" or (options.batch or 32) % processes.count()):
         parser.error("several processes train the unet only, on a --batch that they can share equally")
     if options.part == "base":

@@ -48,33 +48,38 @@ class Run:
     ) -> None:
         """Train until `steps` have been done; loss_of_step must be a function of the step (and of `counts`) alone."""
         losses: list[Tensor] = []
+        norms: list[Tensor] = []
         start = time.time()
         while self.step < steps:
             loss = loss_of_step(self.step)
             left = (steps - self.step) / anneal if anneal else 1.0
-            self._update(loss, self.rate * min(1.0, (self.step + 1) / WARM_UP, left))
+            norms.append(self._update(loss, self.rate * min(1.0, (self.step + 1) / WARM_UP, left)))
             losses.append(loss.detach())
             saving = self.step % save_every == 0 or self.step == steps
             if saving or self.step % REPORT == 0:  # looking at a loss waits for the device: not at every step
-                self._report(losses, (time.time() - start) / len(losses))
-                losses, start = [], time.time()
+                self._report(losses, norms, (time.time() - start) / len(losses))
+                losses, norms, start = [], [], time.time()
             if saving and processes.rank() == 0:
                 self.save()
 
-    def _report(self, losses: list[Tensor], pace: float) -> None:
-        mean = torch.stack(losses).mean().item()
-        if not math.isfinite(mean):
-            raise SystemExit(
-                f"loss is {mean} before step {self.step}: lower --rate; {self.path} holds the last good state"
-            )
+    def _report(self, losses: list[Tensor], norms: list[Tensor], pace: float) -> None:
+        """A gradient can fail while its loss is a number still: one such step, and the weights are none."""
+        means = {name: torch.stack(v).mean().item() for name, v in (("loss", losses), ("gradient", norms))}
+        for name, mean in means.items():
+            if not math.isfinite(mean):
+                raise SystemExit(
+                    f"{name} is {mean} before step {self.step}: lower --rate; {self.path} holds the last good state"
+                )
         if processes.rank() == 0:
             clock = time.strftime("%H:%M:%S")
-            print(f"{clock} {self.path.stem} step {self.step} loss {mean:.4f} {pace:.3f} s/step", flush=True)
+            told = " ".join(f"{name} {mean:.4f}" for name, mean in means.items())
+            print(f"{clock} {self.path.stem} step {self.step} {told} {pace:.3f} s/step", flush=True)
 
-    def _update(self, loss: Tensor, rate: float) -> None:
+    def _update(self, loss: Tensor, rate: float) -> Tensor:
+        """One step; the norm () of its gradient."""
         loss.backward()
         processes.average_gradients(self.weights)
-        nn.utils.clip_grad_norm_(self.weights, 1.0)
+        norm = nn.utils.clip_grad_norm_(self.weights, 1.0)
         for group in self.optimizer.param_groups:
             group["lr"] = rate
         self.optimizer.step()
@@ -82,6 +87,7 @@ class Run:
         self.step += 1
         decay = min(EMA, self.step / (self.step + 20))
         torch._foreach_lerp_(self.average, self.weights, 1 - decay)
+        return norm
 
     @torch.no_grad()
     def adopt_average(self) -> None:

@@ -186,6 +186,31 @@ def test_a_loss_that_is_no_number_stops_the_run_and_keeps_the_last_good_state(tm
     assert (tmp_path / "state.safetensors").read_bytes() == good
 
 
+def test_a_gradient_that_is_no_number_stops_the_run_though_its_loss_is_one(tmp_path):
+    weight = torch.nn.Parameter(torch.ones(1))
+    run = Run(tmp_path / "state.safetensors", {"one": torch.nn.ParameterList([weight])}, rate=0.1)
+    run.loop(lambda step: weight.square().sum(), steps=2)
+    good = (tmp_path / "state.safetensors").read_bytes()
+    with pytest.raises(SystemExit, match="gradient is nan before step 3.*holds the last good state"):
+        run.loop(lambda step: ((weight * 0).sqrt() * 0).sum(), steps=3)
+    assert (tmp_path / "state.safetensors").read_bytes() == good
+
+
+@pytest.mark.parametrize(
+    ("option", "value", "said"),
+    [
+        ("--device", "nonsense", "--device nonsense: "),
+        ("--device", "xpu:7", "--device xpu:7: "),
+        ("--start", "nowhere", "--start nowhere: expected the folder of a finished pipeline"),
+    ],
+)
+def test_a_wrong_device_or_start_is_one_line(work, monkeypatch, capsys, option, value, said):
+    with pytest.raises(SystemExit) as refused:
+        train(work, monkeypatch, 1, option, value)
+    assert refused.value.code == 2
+    assert said in capsys.readouterr().err.splitlines()[-1]
+
+
 def test_without_a_state_it_starts_from_a_finished_pipeline(work, monkeypatch):
     finished = blank_pipeline(seed=1)
     finished.save_pretrained(work / "finished")
