@@ -11,7 +11,7 @@ from torch import Tensor
 
 from ..backbones.protocol import Attached, Backbone, Conditions
 from ..config.fields import setting
-from ..config.training import ShowsBoth
+from ..config.training import ShowsContent, ShowsStyle
 from ..core.errors import UserError
 from ..data.images import whole
 from ..data.inputs import Group, read_inputs
@@ -30,13 +30,17 @@ SMALL = 32 * 32  # tokens: self-attention of more is left alone
 
 
 @dataclass(frozen=True, kw_only=True)
-class EditConfig(ShowsBoth, Inverts):
+class EditConfig(ShowsContent, Inverts):
     """Settings of the inversion of one image of the content. It is what is drawn, edited: seeds change nothing."""
 
     stage, result, section = "cc+es", "cc_es.safetensors", "merge"
     needs = ("content_dir", "content_file")
     own_presets = {"embedded": dict(edit_guidance=2.5)}
 
+    style_trigger: str = setting(
+        "word of prompts that is left out: no style is learned, so the model knows none",
+        ShowsStyle.style_trigger,
+    )
     edit_guidance: float = setting("classifier-free guidance scale of drawing from it", 7.5, low=0, high=1000)
     cross_share: float = setting(
         "share of the steps whose cross-attention is the source's", 0.8, low=0, high=1
