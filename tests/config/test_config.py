@@ -37,6 +37,7 @@ from b4m.config.training import (
 from b4m.core.errors import UserError
 from b4m.evaluation.settings import EvaluateConfig
 from b4m.files.settings import ExportConfig, SplitConfig
+from b4m.methods.low_rank import LoraStyleConfig
 from b4m.sampling.sample import drawn_with
 from b4m.studies.plan import _key
 from b4m.training.resume import GROWS, check_same, settings_of
@@ -74,14 +75,16 @@ def test_sdxl_preset_is_the_published_recipe():
 def test_embedded_preset():
     config = resolve(StyleConfig, "embedded", **STYLE)
     assert (config.rank, config.resolution, config.layers, config.gradient_accumulation) == (
-        64,
+        32,
         128,
         "all",
         1,
     )
-    assert (config.steps, config.lr, config.partner_lr, config.basis_scale) == (150, 6e-4, 2e-4, 8.0)
+    assert resolve(JointConfig, "embedded", content_dir="c", style_dir="s").rank == 32
+    assert resolve(LoraStyleConfig, "embedded", style_dir="s").rank == 64
+    assert (config.steps, config.lr, config.partner_lr, config.basis_scale) == (150, 9e-4, 3e-4, 8.0)
     content = resolve(ContentConfig, "embedded", **CONTENT)
-    assert (content.steps, content.lr, content.partner_lr) == (200, 6e-4, 2e-4)
+    assert (content.steps, content.lr, content.partner_lr) == (200, 9e-4, 3e-4)
     assert config.partner_samples == content.partner_samples == 1
     assert resolve(SecondConfig, "embedded", **SECOND).steps == 20
     drawn = resolve(GenerateConfig, "embedded", prompts="x")

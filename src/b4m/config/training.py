@@ -203,6 +203,8 @@ class ShowsBoth(ShowsContent, ShowsStyle):
 class Factors(TrainConfig):
     """Settings of a job that starts a content factor and a style factor from nothing (Sec. 4.1)."""
 
+    preset_rows = ("factors",)  # over those of every training
+
     rank: int = setting("rank of the adapter", 64, low=1)
     ratio: float = setting("share of frozen rows and columns (Fig. 11)", 0.5, low=0, high=1)
     basis: str = setting("how the frozen factors are made", "exact", choices=("exact", "random", "reference"))
@@ -290,7 +292,7 @@ class ContentConfig(ShowsContent, Partners, Factors, TrainConfig):
     """Stage one of a content."""
 
     stage, result = "content", "content.safetensors"
-    preset_rows = ("content",)  # over those of every training
+    preset_rows = ("content",)
     needs = ("content_dir", "partner_dirs")
 
 
