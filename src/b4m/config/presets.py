@@ -34,11 +34,10 @@ PRESETS: dict[str, dict[str, dict[str, Any]]] = {
         ),
     },
     # Found by eye and by score on the drawn world's tuning set (`b4m study tuning`); minutes on a CPU. Apart from the
-    # paper's: factors of half the rank, since widths here are a fifth of SDXL's, and of rank 64 they change the ground too;
-    # all attention layers, since cross-attention k and v are where a small model reads its words; a basis scale of 8,
-    # without which the interaction block drowns what strong factors have learned; partners that learn at a third of the
-    # rate, not a tenth, one of them a step; few and small steps: changes that are small stay apart when composed, and
-    # guidance makes them large again (docs/method.md).
+    # paper's: all attention layers, since cross-attention k and v are where a small model reads its words; factors of
+    # half the rank, since widths here are a fifth of SDXL's, and of rank 64 they change the ground as well; partners
+    # that learn at a third of the rate, not a tenth, one of them a step; few steps: guidance makes large what was
+    # learned (docs/method.md). The basis scale of 8 is from the first edition: here it is but another rate.
     "embedded": {
         "train": dict(
             base_model=EMBEDDED,
