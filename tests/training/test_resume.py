@@ -52,6 +52,20 @@ def test_stopped_and_continued_is_the_run_that_was_not(
     assert logs[0] == logs[1] and len(logs[0].splitlines()) == 4
 
 
+def test_a_signal_in_the_last_step_ends_the_process_when_the_result_is_written(
+    settings, tmp_path, monkeypatch
+):
+    whole = train(settings("content", tmp_path / "whole", steps=2))
+    config = settings("content", tmp_path / "run", steps=2)
+    with monkeypatch.context() as patch:
+        stop_after(patch, 2)
+        with pytest.raises(SystemExit) as stopped:
+            train(config)
+    assert stopped.value.code == 128 + signal.SIGTERM, "a study would go on with its next job"
+    assert same_files(whole.path, tmp_path / "run" / whole.path.name)
+    assert train(config).losses == whole.losses
+
+
 def test_a_run_may_be_prolonged_also_when_it_was_finished(settings, tmp_path, capsys):
     whole = train(settings("content", tmp_path / "whole", steps=4, lr_schedule="constant"))
     short = train(settings("content", tmp_path / "run", steps=2, lr_schedule="constant"))

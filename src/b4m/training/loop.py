@@ -62,7 +62,7 @@ def train(config: JobConfig) -> TrainResult:
 
     Raises UserError for bad input (before anything is written), a state of other settings, a loss or gradient
     that is not finite, a disk that refuses (the last state stays each time), a folder that another run is at
-    work in; SystemExit(128 + n) after signal n, once the step is saved.
+    work in; SystemExit(128 + n) after signal n, once the step is saved, or after the last one the result.
     """
     if not isinstance(config, TrainConfig):
         return _assemble(config)
@@ -94,6 +94,8 @@ def train(config: JobConfig) -> TrainResult:
                 loop.finish()
     result = TrainResult(book.losses, time.perf_counter() - started, peak_mb(), progress.result)
     say(f"{result.seconds:.0f} s, {result.peak_mb:.0f} MB at most: {result.path}")
+    if received:  # in the last step: whoever has more to do must not go on
+        raise SystemExit(128 + received[0])
     return result
 
 
