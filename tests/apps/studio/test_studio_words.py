@@ -70,7 +70,7 @@ def test_content_and_style_have_the_same_advanced_settings():
 
 
 def test_only_what_was_changed_is_read_and_bad_values_are_refused_by_flag():
-    typed = {"rank": "64", "lr": "5e-4", "routing": "no", "snr_gamma": ""}
+    typed = {"rank": "32", "lr": "5e-4", "routing": "no", "snr_gamma": ""}
     assert advanced.read(ContentConfig, "embedded", typed) == {"lr": 5e-4, "routing": False}
     several = advanced.read(ContentConfig, "embedded", {"preview_prompts": "a snq bear; a bear in w@z style"})
     assert several == {"preview_prompts": ("a snq bear", "a bear in w@z style")}
