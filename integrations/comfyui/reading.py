@@ -45,7 +45,7 @@ def composed(content_file: str, style_file: str, strength: Mapping[str, float], 
             "content": strength["content"] * content.tensors[layer],
             "style": strength["style"] * style.tensors[layer],
         }
-        layers[layer] = fuse(content.spec, layer, places[layer].size, factors)
+        layers[layer] = fuse(content.spec, layer, places[layer].size, factors, content.inputs.get(layer))
     _check_sizes(content_file, layers, places)
     return Turned(layers, _prompt(content.metadata.get("prompt"), style.metadata.get("prompt")))
 

@@ -317,7 +317,12 @@ def test_every_job_with_partners_checks_their_captions(cls):
 @pytest.mark.parametrize("cls", [cls for cls in GIVEN if issubclass(cls, Factors)])
 def test_every_job_with_factors_checks_their_rank(cls):
     refused(lambda: resolve(cls, **GIVEN[cls], rank=1), "--rank 1")
-    assert resolve(cls, **GIVEN[cls], rank=1, basis="random").rank == 1
+    more = {"inputs": "cosine"} if cls is ContentConfig else {}
+    assert resolve(cls, **GIVEN[cls], rank=1, basis="random", **more).rank == 1
+
+
+def test_principal_inputs_go_with_the_exact_basis_alone():
+    refused(lambda: resolve(ContentConfig, **CONTENT, inputs="principal", basis="random"), "--inputs cosine")
 
 
 @pytest.mark.parametrize("cls", GIVEN)
@@ -393,6 +398,7 @@ def other(config: object, name: str) -> object:
 def altered(config: object) -> dict[str, object]:
     """The settings with one of them changed, by its name."""
     beside = {
+        "basis": {"inputs": "cosine"} if isinstance(config, ContentConfig) else {},
         "partner_dirs": {"partner_prompts": ()},
         "partner_prompts": {"partner_prompts": ("a", "b")},
         "objective": {"teacher_guidance": 1.5},  # pictures take the default

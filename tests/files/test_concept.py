@@ -261,3 +261,48 @@ def test_describe_verifies(path):
     data[-1] ^= 1
     path.write_bytes(data)
     refused(lambda: describe(path), path, "sha256")
+
+
+# a content that carries what it reads of its layers' inputs
+
+PRINCIPAL = BasisSpec(seed=7, rank=5, inputs="principal")
+
+
+def reader(**changes) -> Concept:
+    generator = torch.Generator().manual_seed(2)
+    inputs = {layer: torch.randn(2, 6, generator=generator) for layer in LAYERS}
+    return concept(spec=PRINCIPAL, **{"inputs": inputs, **changes})
+
+
+def test_what_a_content_reads_round_trips_and_only_then_is_in_the_file(path):
+    save_concept(path, reader())
+    tensors, metadata = read_tensors(path)
+    assert sorted(tensors) == sorted(f"{layer}.{block}" for layer in LAYERS for block in "BC")
+    assert metadata["b4m.inputs"] == "principal"
+    found = load_concept(path)
+    assert equal(found, reader()) and found.spec == PRINCIPAL
+    assert all(torch.equal(found.inputs[layer], reader().inputs[layer]) for layer in LAYERS)
+    save_concept(path, concept())
+    assert "b4m.inputs" not in read_tensors(path)[1] and load_concept(path).inputs == {}
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"inputs": {}},
+        {"inputs": {LAYERS[0]: torch.ones(2, 6)}},
+        {"inputs": {layer: torch.ones(3, 6) for layer in LAYERS}},
+        {"spec": BasisSpec(seed=7, rank=5)},
+    ],
+    ids=["none", "of one layer", "too many rows", "not principal"],
+)
+def test_inputs_that_do_not_belong_are_refused(path, changes):
+    with pytest.raises(UserError, match="blocks C are not"):
+        save_concept(path, dataclasses.replace(reader(), **changes))
+    assert not path.exists()
+
+
+def test_a_content_that_reads_its_own_inputs_composes_with_a_style_of_its_basis():
+    check_pair(reader(), concept("style", spec=BasisSpec(seed=7, rank=5)))
+    with pytest.raises(UserError, match="seed 7 against 8"):
+        check_pair(reader(), concept("style", spec=BasisSpec(seed=8, rank=5)))

@@ -12,7 +12,7 @@ from b4m.backbones.sdxl import SDXL
 from b4m.core.storage import read_tensors
 from b4m.files import dialects
 from b4m.files.contents import DEPTH
-from b4m.files.fused import read_spec, spec_metadata, split_lora
+from b4m.files.fused import dialled, fuse, inputs_in, read_spec, spec_metadata, split_lora
 from b4m.files.lora import load_lora, save_lora
 from b4m.maths.plp import KINDS, BasisSpec, basis, compose
 
@@ -413,6 +413,37 @@ def test_a_frozen_block_that_moved_is_refused(half):
     whole, _, _ = fused(BasisSpec(3, RANK))
     whole[f"{ATTENTION}2.to_v"][half][0, 0] += 1e-6
     refused(lambda: split_lora(whole, BasisSpec(3, RANK)), f"{ATTENTION}2.to_v", "AC"[half])
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
+def test_a_fused_file_says_what_its_content_reads(path, dtype):
+    spec = BasisSpec(3, RANK, inputs="principal")
+    generator = torch.Generator().manual_seed(6)
+    whole, factors, inputs = {}, {}, {}
+    for layer, (m, n) in LAYERS.items():
+        A, C = basis(spec, layer, m, n)
+        factors[layer] = {
+            "content": torch.randn(m - len(A), RANK, generator=generator),
+            "style": torch.randn(RANK, n - C.shape[1], generator=generator),
+        }
+        inputs[layer] = torch.randn(RANK // 2, C.shape[1], generator=generator)
+        whole[layer] = fuse(spec, layer, (m, n), factors[layer], inputs[layer])
+    save_lora(path, whole, spec_metadata(spec), dtype=dtype)
+    layers, metadata = load_lora(path)
+    assert (found := read_spec("x", metadata)) == spec
+    content, style = split_lora(layers, found)
+    read = inputs_in(layers, found)
+    turned = dialled(layers, found, {"content": 0.5, "style": 2.0})
+    for layer, (m, n) in LAYERS.items():
+        rounded = {kind: factor.to(dtype).float() for kind, factor in factors[layer].items()}
+        assert torch.equal(content[layer], rounded["content"]) and torch.equal(style[layer], rounded["style"])
+        assert torch.equal(read[layer], inputs[layer].to(dtype).float())
+        halved = {"content": 0.5 * rounded["content"], "style": 2.0 * rounded["style"]}
+        wanted = fuse(spec, layer, (m, n), halved, read[layer])
+        assert all(torch.equal(*pair) for pair in zip(turned[layer], wanted, strict=True))
+    down = layers[next(iter(LAYERS))][1]
+    down[0, 0] = 1e-3  # where A C would no longer be zero
+    refused(lambda: split_lora(layers, found), next(iter(LAYERS)), "C")
 
 
 def test_a_lora_from_elsewhere_does_not_split():

@@ -494,3 +494,44 @@ def test_strengths_of_each_sample_are_for_sampling(unet):
         predict(unet, content_strength=(1.0, 0.0, 1.0))
     with pytest.raises(ValueError, match="for training"):
         predict(unet, content_samples=2, content_strength=(1.0,) * ROWS)
+
+
+PRINCIPAL = BasisSpec(seed=3, rank=6, inputs="principal")
+
+
+@pytest.mark.parametrize("layers", ["square", "all"])
+def test_what_a_content_reads_is_measured_where_the_layers_are(base, unet, layers):
+    adapter = Adapter.install(unet, PRINCIPAL, layers)
+    with torch.no_grad(), adapter.measuring():
+        predict(unet)
+        predict(unet, inputs(slice(0, 2)))
+    seen = {name: [] for name in adapter.layers}
+    for name in adapter.layers:  # the same calls of the base itself, which the adapter has not moved
+        base.get_submodule(name).register_forward_pre_hook(
+            lambda _, args, name=name: seen[name].append(args[0].flatten(0, -2).double())
+        )
+    with torch.no_grad():
+        predict(base)
+        predict(base, inputs(slice(0, 2)))
+    for name, layer in adapter.layers.items():
+        d_in = layer.C.shape[1]
+        moment = sum(x[:, :d_in].T @ x[:, :d_in] / len(x) for x in seen[name])
+        power = torch.linalg.eigvalsh(moment).flip(0)[:3]
+        carried = layer.C[3:].double() @ moment @ layer.C[3:].double().T
+        even = power.mean() * torch.minimum(torch.ones(3), power / (1e-3 * power.mean())).diag()
+        assert not layer.C[:3].any() and (carried - even).norm() < 1e-2 * even.norm(), name
+        base.get_submodule(name)._forward_pre_hooks.clear()
+    assert not any(layer._forward_pre_hooks for layer in adapter.layers.values())
+
+
+@pytest.mark.parametrize("fault", ["missing", "shape"])
+def test_inputs_that_do_not_fit_are_refused_whole(unet, fault):
+    adapter = Adapter.install(unet, PRINCIPAL)
+    given = {name: torch.ones_like(rows) for name, rows in adapter.inputs.items()}
+    name = list(given)[-1]
+    given[name] = given[name][:, :-1]
+    if fault == "missing":
+        del given[name]
+    with pytest.raises(UserError, match=name):
+        adapter.load_inputs(given)
+    assert not any(layer.C.any() for layer in adapter.layers.values())

@@ -11,7 +11,19 @@ from hypothesis import strategies as st
 
 from b4m.core.errors import UserError
 from b4m.maths import plp
-from b4m.maths.plp import KINDS, BasisSpec, basis, compose, delta_weight, frozen_sizes, split, start
+from b4m.maths.plp import (
+    KINDS,
+    LEAST_POWER,
+    BasisSpec,
+    basis,
+    compose,
+    delta_weight,
+    frozen_sizes,
+    principal,
+    reading,
+    split,
+    start,
+)
 
 WIDTHS = st.integers(1, 40)
 RANKS = st.integers(2, 24)
@@ -207,3 +219,57 @@ def test_start_is_zero_but_where_nothing_is_frozen(m, n):
     again, other = (start(BasisSpec(rank=4, ratio=0.0, scale=2.0), name, m, n)[1] for name in ("x", "y"))
     assert torch.equal(D, again) and not torch.equal(D, other)
     assert torch.equal(D, 2 * start(BasisSpec(rank=4, ratio=0.0), "x", m, n)[1])
+
+
+# what a content reads of a layer's inputs
+
+
+def seen(powers, seed=0) -> tuple[torch.Tensor, torch.Tensor]:
+    """A moment with these powers along random orthonormal directions, and the directions as rows."""
+    generator = torch.Generator().manual_seed(seed)
+    directions, _ = torch.linalg.qr(torch.randn(len(powers), len(powers), generator=generator).double())
+    return directions @ torch.tensor(powers).double().diag() @ directions.T, directions.T
+
+
+def test_principal_inputs_are_the_strongest_and_carry_one_power():
+    powers = [1.0, 9.0, 0.5, 4.0, 2.0, 0.1]
+    moment, directions = seen(powers)
+    rows = principal(BasisSpec(rank=6, scale=3.0, inputs="principal"), moment).double()
+    assert rows.shape == (3, 6)
+    carried = rows @ moment @ rows.T / 9  # without the scale
+    wanted = (9.0 + 4.0 + 2.0) / 3
+    assert torch.allclose(carried, wanted * torch.eye(3, dtype=torch.float64), atol=1e-4)
+    along = (rows / rows.norm(dim=1, keepdim=True)) @ directions.T
+    assert [int(row.abs().argmax()) for row in along] == [1, 3, 4]
+
+
+def test_a_direction_that_hardly_occurs_is_not_blown_up():
+    moment, _ = seen([1.0, 1e-9, 0.0])
+    rows = principal(BasisSpec(rank=6, inputs="principal"), moment)
+    assert rows.norm(dim=1).max() == pytest.approx(LEAST_POWER**-0.5, rel=1e-3)
+
+
+@pytest.mark.parametrize(("r", "d_in"), [(6, 2), (7, 5), (2, 0), (8, 4)])
+def test_principal_inputs_keep_the_block_a_c_at_zero(r, d_in):
+    spec = BasisSpec(rank=r, inputs="principal")
+    moment = seen([1.0 + i for i in range(d_in)])[0] if d_in else torch.zeros(0, 0)
+    A, _ = basis(spec, "layer", 2 * d_in, 2 * d_in)
+    C = reading(principal(spec, moment), r)
+    assert C.shape == (r, d_in) and not (A @ C).any()
+    assert int(C.any(1).sum()) == min(r // 2, d_in)
+
+
+def test_nothing_that_was_seen_gives_directions_that_are_numbers():
+    assert torch.isfinite(principal(BasisSpec(rank=4, inputs="principal"), torch.zeros(3, 3))).all()
+
+
+def test_principal_inputs_are_not_known_from_the_spec_alone():
+    ours, theirs = (BasisSpec(rank=4, inputs=inputs) for inputs in ("principal", "cosine"))
+    (A, C), (same, _) = basis(ours, "layer", 8, 8), basis(theirs, "layer", 8, 8)
+    assert torch.equal(A, same) and not C.any()
+
+
+@pytest.mark.parametrize("wrong", [{"inputs": "odd"}, {"inputs": "principal", "kind": "random"}])
+def test_inputs_that_cannot_be_are_one_line(wrong):
+    with pytest.raises(UserError, match="inputs"):
+        BasisSpec(**wrong)

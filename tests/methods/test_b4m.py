@@ -48,7 +48,9 @@ def test_its_jobs_are_found_by_name_and_by_their_settings():
 def test_stage_one_starts_as_the_identity_with_adamw_and_a_rate_per_factor(stage, settings, tmp_path):
     learner = begun(settings(stage, tmp_path, lr=1e-2, partner_lr=1e-3, weight_decay=0.1))
     assert not any(parameter.any() for parameter in learner.named.values())
-    assert learner.adapter.spec == BasisSpec(0, 4, 0.5, "exact", 8.0) and learner.adapter.choice == "all"
+    inputs = "principal" if stage == "content" else "cosine"
+    assert learner.adapter.spec == BasisSpec(0, 4, 0.5, "exact", 8.0, inputs)
+    assert learner.adapter.choice == "all"
     made = learner.optimizer()
     assert type(made) is torch.optim.AdamW
     for group, kind in zip(made.param_groups, FACTORS, strict=True):
@@ -106,9 +108,9 @@ def test_files_that_do_not_fit_are_refused(second, trained, tmp_path):
     refused(lambda: B4M().task(second(content_file=trained["style_file"])), "style")
     concept = load_concept(trained["content_file"])
     for change in ({"seed": 5}, {"kind": "random"}, {"ratio": 0.25}):
-        spec = replace(concept.spec, **change)
+        spec = replace(concept.spec, inputs="cosine", **change)
         other = str(tmp_path / "other.safetensors")
-        save_concept(other, replace(concept, spec=spec))
+        save_concept(other, replace(concept, spec=spec, inputs={}))
         refused(lambda file=other: B4M().task(second(content_file=file)), *change.values())
     refused(lambda: begun(second(), widths=(32, 96)), "the content file was made for another UNet")
 

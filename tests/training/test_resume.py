@@ -6,11 +6,14 @@ from dataclasses import fields, replace
 from pathlib import Path
 
 import pytest
+import torch
 from loops import files_of, loaded, same_files, stop_after
 
 from b4m.config.fields import deciding
 from b4m.config.training import ContentConfig
 from b4m.core.errors import UserError
+from b4m.files.concept import load_concept
+from b4m.methods import directions
 from b4m.training import start as start_module
 from b4m.training.logbook import Logbook
 from b4m.training.loop import Loop, train
@@ -23,6 +26,7 @@ from b4m.training.state import load_state, save_state
     [
         ("content", [2], {"lr_schedule": "cosine", "gradient_accumulation": 2}),
         ("content", [1, 3], {}),
+        ("content", [2], {"inputs": "cosine"}),
         ("content", [1, 2], {"partner_samples": 1, "gradient_accumulation": 2}),
         ("style", [3], {"gradient_accumulation": 2, "target_rows": 2}),
         ("second", [1, 3], {}),
@@ -64,6 +68,28 @@ def test_a_signal_in_the_last_step_ends_the_process_when_the_result_is_written(
     assert stopped.value.code == 128 + signal.SIGTERM, "a study would go on with its next job"
     assert same_files(whole.path, tmp_path / "run" / whole.path.name)
     assert train(config).losses == whole.losses
+
+
+def test_what_a_content_reads_is_kept_by_the_states(settings, tmp_path, monkeypatch):
+    """Measured again, on another machine, its directions may be others, and B would belong to none of them."""
+    whole = train(settings("content", tmp_path / "whole", steps=2))
+    config = settings("content", tmp_path / "run", steps=2)
+    with monkeypatch.context() as patch:
+        stop_after(patch, 1)
+        with pytest.raises(SystemExit):
+            train(config)
+    monkeypatch.setattr(directions, "prompts", lambda: ["a lamp"])
+    assert same_files(train(config).path, whole.path)
+    assert not same_files(train(settings("content", tmp_path / "other", steps=2)).path, whole.path)
+
+
+def test_contents_of_one_base_read_the_same(settings, tmp_path, folders):
+    one, other = (
+        load_concept(train(settings("content", tmp_path / name, steps=1, seed=seed, content_dir=folder)).path)
+        for name, seed, folder in (("a", 1, folders["content"]), ("b", 2, folders["style"]))
+    )
+    assert all(torch.equal(one.inputs[name], other.inputs[name]) for name in one.inputs)
+    assert any(not torch.equal(one.tensors[name], other.tensors[name]) for name in one.tensors)
 
 
 def test_a_run_may_be_prolonged_also_when_it_was_finished(settings, tmp_path, capsys):

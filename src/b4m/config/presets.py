@@ -53,7 +53,7 @@ PRESETS: dict[str, dict[str, dict[str, Any]]] = {
             prior_guidance=2.5,
         ),
         "factors": dict(rank=32, lr=9e-4, partner_lr=3e-4),
-        "content": dict(steps=200, partner_samples=1),
+        "content": dict(steps=200, partner_samples=1, inputs="principal"),
         "style": dict(partner_samples=1),
         "second": dict(steps=20, lr=1e-4, lr_schedule="constant"),
         "generate": dict(base_model=EMBEDDED, size=128, guidance=2.5),

@@ -295,6 +295,20 @@ class ContentConfig(ShowsContent, Partners, Factors, TrainConfig):
     preset_rows = ("content",)
     needs = ("content_dir", "partner_dirs")
 
+    inputs: str = setting(
+        "what the content reads of a layer's inputs: directions drawn from the seed, as in the paper, or the principal "
+        "ones of its own images; with these, lower the learning rate",
+        "cosine",
+        choices=("cosine", "principal"),
+    )
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.inputs == "principal" and self.basis != "exact":
+            raise UserError(
+                f"--inputs principal needs --basis exact, and it is {self.basis}; give --inputs cosine"
+            )
+
 
 @dataclass(frozen=True, kw_only=True)
 class StyleConfig(ShowsStyle, Partners, Factors, TrainConfig):

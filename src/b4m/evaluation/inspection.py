@@ -32,9 +32,9 @@ from ..core.errors import UserError, note, printable
 from ..core.storage import check_floats, write_atomic, write_text
 from ..files.concept import Concept, check_pair
 from ..files.contents import check_pairs
-from ..files.fused import Layers, split_lora
+from ..files.fused import Layers, fuse, split_lora
 from ..files.opening import Opened, open_any
-from ..maths.plp import FACTORS, BasisSpec, basis, compose, frozen_sizes, split, start
+from ..maths.plp import FACTORS, BasisSpec, frozen_sizes, split, start
 from .inspection_report import figure_of, groups, groups_of_parts, order, shares
 from .settings import InspectConfig
 
@@ -234,11 +234,10 @@ def _compose(where: str, concepts: Sequence[Concept], base_model: str | None) ->
     pairs = {}
     for layer in first.tensors:
         m, n = widths.get(f"{layer}.weight", (0, 0))
-        A, C = basis(first.spec, layer, m, n)
-        factors = dict(zip(FACTORS, start(first.spec, layer, m, n), strict=True))
+        wanted = dict(zip(FACTORS, start(first.spec, layer, m, n), strict=True))
         for concept in concepts:
-            if concept.tensors[layer].shape != factors[concept.kind].shape:
+            if concept.tensors[layer].shape != wanted[concept.kind].shape:
                 raise UserError(f"{where}: {concept.kind} of {layer} misfits {base_model}; train it again")
-            factors[concept.kind] = concept.tensors[layer]
-        pairs[layer] = compose(A, factors["content"], C, factors["style"])
+        factors = {concept.kind: concept.tensors[layer] for concept in concepts}
+        pairs[layer] = fuse(first.spec, layer, (m, n), factors, first.inputs.get(layer))
     return pairs

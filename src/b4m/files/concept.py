@@ -1,7 +1,8 @@
 """Concept files: one trained half, B or D.
 
-A concept file stores no A and no C: they follow from the basis in its metadata (Sec. 4.1). One sha256 covers
-the tensors and that metadata, so that a file either reads back as it was written or is refused.
+A concept file stores no A and no C: they follow from the basis in its metadata (Sec. 4.1). Only a content whose inputs
+are principal carries its C. One sha256 covers the tensors and that metadata, so that a file either reads back as it was
+written or is refused.
 """
 
 from collections.abc import Mapping
@@ -18,7 +19,20 @@ from .fused import read_spec, spec_metadata
 
 FORMAT = "1"  # of concept files; a reader refuses what it does not know
 LAYERS = ("square", "all")
-_OWN = ("format", "kind", "seed", "rank", "ratio", "basis", "scale", "layers", "unet_hash", "sha256")
+INPUTS_ENDING = ".C"
+_OWN = (
+    "format",
+    "kind",
+    "seed",
+    "rank",
+    "ratio",
+    "basis",
+    "scale",
+    "inputs",
+    "layers",
+    "unet_hash",
+    "sha256",
+)
 
 
 @dataclass(frozen=True, eq=False)
@@ -31,6 +45,13 @@ class Concept:
     layers: str  # "square" | "all"
     unet_hash: str
     metadata: dict[str, str] = field(default_factory=dict)  # prompt, trigger, base_model, steps, ...
+    # Layer -> (r//2, d_in), the lower half of a content's C where the spec's inputs are principal; else empty.
+    inputs: dict[str, Tensor] = field(default_factory=dict)
+
+    @property
+    def everything(self) -> dict[str, Tensor]:
+        """All tensors that a result depends on, those of `inputs` under names of their own."""
+        return {**self.tensors, **{f"{layer}{INPUTS_ENDING}": rows for layer, rows in self.inputs.items()}}
 
 
 def save_concept(path: Path | str, concept: Concept) -> None:
@@ -40,6 +61,7 @@ def save_concept(path: Path | str, concept: Concept) -> None:
     _check(str(path), concept)
     half = FACTORS[concept.kind]
     tensors = {f"{layer}.{half}": tensor for layer, tensor in concept.tensors.items()}
+    tensors |= {f"{layer}{INPUTS_ENDING}": rows for layer, rows in concept.inputs.items()}
     metadata = {
         **{f"b4m.{key}": value for key, value in concept.metadata.items()},
         **spec_metadata(concept.spec),
@@ -72,15 +94,17 @@ def read_concept(where: str, tensors: Mapping[str, Tensor], header: Mapping[str,
     spec = read_spec(where, metadata)
     kind = metadata["b4m.kind"]
     ending = f".{FACTORS[kind]}"
-    if spec is None or not all(name.endswith(ending) for name in tensors):
+    inputs = {name: rows for name, rows in tensors.items() if name.endswith(INPUTS_ENDING)}
+    if spec is None or not all(name.endswith(ending) for name in tensors.keys() - inputs.keys()):
         raise UserError(f"{where}: names no basis, or holds more than {FACTORS[kind]}; train it again")
     concept = Concept(
         kind=kind,
-        tensors={name.removesuffix(ending): tensor for name, tensor in tensors.items()},
+        tensors={name.removesuffix(ending): tensor for name, tensor in tensors.items() if name not in inputs},
         spec=spec,
         layers=metadata.get("b4m.layers", ""),
         unet_hash=metadata.get("b4m.unet_hash", ""),
         metadata={key[4:]: value for key, value in metadata.items() if key[4:] not in _OWN},
+        inputs={name.removesuffix(INPUTS_ENDING): rows for name, rows in inputs.items()},
     )
     _check(where, concept)
     return concept
@@ -121,7 +145,14 @@ def _check(where: str, concept: Concept) -> None:
         )
     if not concept.tensors or not concept.unet_hash:
         raise UserError(f"{where}: holds no tensors, or no hash of its UNet; train it again")
-    check_floats(where, concept.tensors, (torch.float32,))
+    check_floats(where, concept.everything, (torch.float32,))
+    wanted = concept.tensors.keys() if concept.spec.inputs == "principal" else set()
+    half = concept.spec.rank // 2
+    if concept.inputs.keys() != wanted or any(len(rows) != half for rows in concept.inputs.values()):
+        raise UserError(
+            f"{where}: {concept.spec.inputs} inputs, and its {len(concept.inputs)} blocks C are not {len(wanted)} of "
+            f"{half} rows; train it again"
+        )
     side = 1 if concept.kind == "content" else 0
     for layer, tensor in concept.tensors.items():
         if tensor.shape[side] != concept.spec.rank:

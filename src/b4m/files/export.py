@@ -18,11 +18,11 @@ from ..backbones.published import empty_unet, published
 from ..backbones.registry import FAMILIES, family_of
 from ..core.errors import UserError, note
 from ..core.storage import PARTIAL, reason, sync
-from ..maths.plp import FACTORS
+from ..maths.plp import FACTORS, INPUTS, BasisSpec
 from .concept import Concept, check_pair, load_concept, save_concept
 from .contents import DEPTH, Contents, Layers
 from .dialects import DIALECTS, OUTSIDE
-from .fused import dialled, fuse, spec_metadata, split_lora
+from .fused import dialled, fuse, inputs_in, spec_metadata, split_lora
 from .identity import made_for
 from .lora import fit, header, mixed, save_lora, triggers
 from .merging import change_of
@@ -132,7 +132,8 @@ def as_layers(concepts: Mapping[str, Concept], strength: Mapping[str, float], de
     layers = {}
     for name in first.tensors:
         factors = {kind: strength[kind] * concept.tensors[name] for kind, concept in concepts.items()}
-        layers[name] = fuse(first.spec, name, tuple(denoiser.get_submodule(name).weight.shape), factors)
+        widths = tuple(denoiser.get_submodule(name).weight.shape)
+        layers[name] = fuse(first.spec, name, widths, factors, first.inputs.get(name))
     return layers
 
 
@@ -247,7 +248,7 @@ def split(config: SplitConfig) -> list[Path]:
         what = f"file of the method {opened.method}" if opened.kind == "method" else opened.kind
         raise UserError(f"{where}: a {what}, and no LoRA that was fused from a content and a style")
     like = load_concept(config.like) if config.like else None
-    spec = like.spec if like else opened.spec
+    spec = _spec_like(layers, like.spec) if like else opened.spec
     scope = like.layers if like else metadata.get("b4m.layers")
     unet_hash = like.unet_hash if like else metadata.get("b4m.unet_hash")
     if not (spec and scope and unet_hash):
@@ -256,14 +257,28 @@ def split(config: SplitConfig) -> list[Path]:
             "give a concept file of the same basis with --like"
         )
     try:
-        factors = split_lora(layers, spec)
+        factors, inputs = split_lora(layers, spec), inputs_in(layers, spec)
     except UserError as error:
         raise UserError(f"{where}: {error}") from error
     paths = []
     for kind, tensors in zip(FACTORS, factors, strict=True):
+        of_content = kind == "content"
+        its_spec = spec if of_content else replace(spec, inputs="cosine")
+        about, its_inputs = _about(metadata, kind), inputs if of_content else {}
         paths.append(Path(config.output_dir) / f"{kind}.safetensors")
-        save_concept(paths[-1], Concept(kind, tensors, spec, scope, unet_hash, _about(metadata, kind)))
+        save_concept(paths[-1], Concept(kind, tensors, its_spec, scope, unet_hash, about, its_inputs))
     return paths
+
+
+def _spec_like(layers: Layers, spec: BasisSpec) -> BasisSpec:
+    """The basis of another concept, whose inputs need not be those of this file's content (a style's never are)."""
+    for inputs in INPUTS:
+        try:
+            split_lora(layers, found := replace(spec, inputs=inputs))
+        except UserError:
+            continue
+        return found
+    return spec
 
 
 def _about(metadata: Mapping[str, str], kind: str) -> dict[str, str]:

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from ..core.errors import UserError
 from .composing import Strength, runs
-from .plp import FACTORS, BasisSpec, basis, compose, start
+from .plp import FACTORS, BasisSpec, basis, compose, principal, reading, start
 
 PROJECTIONS = ("to_q", "to_k", "to_v", "to_out.0")
 Fold = tuple[Tensor, Tensor | None]  # a weight (m, n) and a bias (m,)
@@ -71,7 +71,7 @@ class PLPLinear(nn.Module):
     def __init__(self, m: int, n: int, spec: BasisSpec, layer: str) -> None:
         super().__init__()
         A, C = basis(spec, layer, m, n)
-        # Buffers: no gradient, no optimizer and no decay reaches them. Not saved: the spec gives them again.
+        # Buffers: no gradient, no optimizer and no decay reaches them. Not saved: spec or file gives them again.
         self.register_buffer("A", A, persistent=False)
         self.register_buffer("C", C, persistent=False)
         self.B, self.D = map(nn.Parameter, start(spec, layer, m, n))
@@ -322,6 +322,45 @@ class Adapter:
                 raise UserError(f"{where}: layer {name} is {found}, expected {expected}; {advice}")
         for name, factor in factors.items():
             factor.copy_(tensors[name])
+
+    @property
+    def inputs(self) -> dict[str, Tensor]:
+        """The lower half of C (floor(r/2), d_in) of every layer, by layer name: views, on the layers' device."""
+        return {name: layer.C[-(self.spec.rank // 2) :] for name, layer in self.layers.items()}
+
+    @contextmanager
+    def measuring(self) -> Iterator[None]:
+        """While it lasts, what C would see is added up; then C reads the principal directions of it."""
+        moments: dict[str, Tensor] = {}
+
+        def add(name: str, x: Tensor, d_in: int) -> None:
+            with torch.autocast(x.device.type, enabled=False):
+                seen = x[..., :d_in].flatten(0, -2).float()
+                moments[name] = moments.get(name, 0) + seen.T @ seen / len(seen)
+
+        def hook(name: str) -> Callable:
+            return lambda layer, args: add(name, args[0].detach(), layer.C.shape[1])
+
+        hooks = [layer.register_forward_pre_hook(hook(name)) for name, layer in self.layers.items()]
+        try:
+            yield
+        finally:
+            for each in hooks:
+                each.remove()
+        self.load_inputs({name: principal(self.spec, moment) for name, moment in moments.items()})
+
+    @torch.no_grad()
+    def load_inputs(self, inputs: Mapping[str, Tensor]) -> None:
+        """Set C of every layer from its lower half. UserError, and nothing set, where one is missing or misfits."""
+        for name, own in self.inputs.items():
+            if name not in inputs or inputs[name].shape != own.shape:
+                found = tuple(inputs[name].shape) if name in inputs else "missing"
+                raise UserError(
+                    f"content weights: what {name} reads is {found}, expected {tuple(own.shape)}; "
+                    "use the base, layers and rank that they were made with"
+                )
+        for name, layer in self.layers.items():
+            layer.C.copy_(reading(inputs[name], self.spec.rank))
 
     @torch.no_grad()
     def lora(

@@ -25,16 +25,21 @@ from torch import Tensor
 from ..core.errors import UserError
 
 KINDS = ("exact", "random", "reference")
+INPUTS = ("cosine", "principal")
+LEAST_POWER = 1e-3  # of the mean: a principal direction with less is not scaled up to the others
 FACTORS = {"content": "B", "style": "D"}  # Sec. 4.2: B in the up projection, D in the down
 
 
 @dataclass(frozen=True)
 class BasisSpec:
-    """What, with a layer's name and widths, determines the frozen A and C. Factors compose if theirs agree.
+    """What, with a layer's name and widths, determines the frozen A and C. Factors compose if theirs agree; not in
+    `inputs`: only a content has use for C, and A C is zero with either.
 
     kind: "exact" (A C = 0); for comparison "random" (the paper's "w/o Orth"), "reference" (published code).
     scale: multiplies A and C. A D and B C grow with it and B D does not: the larger it is, with learning rates
         divided by it, the less a content and a style that were trained apart disturb each other when composed.
+    inputs: what C reads of a layer's inputs. "cosine": directions of the seed; "principal": those in which the inputs
+        vary most (`principal`), which training measures and a content's file carries.
     Raises UserError for a value out of range.
     """
 
@@ -43,6 +48,7 @@ class BasisSpec:
     ratio: float = 0.5  # share of frozen rows and columns, d/m and d/n
     kind: str = "exact"
     scale: float = 1.0  # 1: orthonormal factors, the size of the published initialisation
+    inputs: str = "cosine"
 
     def __post_init__(self) -> None:
         if self.kind not in KINDS:
@@ -56,6 +62,10 @@ class BasisSpec:
             raise UserError(f"ratio {self.ratio!r}: must lie between 0 and 1 (the paper's choice is 0.5)")
         if not isinstance(self.scale, (int, float)) or not 0 < self.scale < math.inf:
             raise UserError(f"basis scale {self.scale!r}: must be above 0 (1 leaves the factors orthonormal)")
+        if self.inputs not in INPUTS:
+            raise UserError(f"inputs {self.inputs!r}: unknown; choose one of {', '.join(INPUTS)}")
+        if self.inputs == "principal" and self.kind != "exact":
+            raise UserError(f"principal inputs need the exact basis, not {self.kind}; choose cosine inputs")
 
 
 def frozen_sizes(m: int, n: int, ratio: float) -> tuple[int, int]:
@@ -66,7 +76,8 @@ def frozen_sizes(m: int, n: int, ratio: float) -> tuple[int, int]:
 def basis(spec: BasisSpec, layer: str, m: int, n: int) -> tuple[Tensor, Tensor]:
     """The frozen A (d_out, r) and C (r, d_in) of one layer, float32 on the CPU (Eq. 5, 7, 10).
 
-    A function of (seed, layer name, m, n, r, ratio, kind) alone, the same to the last bit on every machine.
+    A function of (seed, layer name, m, n, r, ratio, kind) alone, the same to the last bit on every machine. Principal
+    inputs are not, so C is zero for them: `reading` makes it of what was measured.
 
     exact: R^r is split into its first ceil(r/2) and its last floor(r/2) coordinates. The rows of A lie in the
         first subspace and the columns of C in the second, so A C is zero without rounding, and stays zero in
@@ -83,13 +94,36 @@ def basis(spec: BasisSpec, layer: str, m: int, n: int) -> tuple[Tensor, Tensor]:
         half = r - r // 2
         A, C = np.zeros((d_out, r)), np.zeros((r, d_in))
         A[:, :half] = _orthonormal(d_out, half, key + "A")
-        C[half:] = _orthonormal(d_in, r - half, key + "C").T
+        if spec.inputs == "cosine":
+            C[half:] = _orthonormal(d_in, r - half, key + "C").T
     elif spec.kind == "random":
         A, C = _noise(d_out, r, key + "A"), _noise(d_in, r, key + "C").T
     else:
         Q = _orthonormal(d_out + d_in, r, key + "AC")
         A, C = Q[:d_out], Q[d_out:].T
     return _float32(spec.scale * A), _float32(spec.scale * C)
+
+
+def principal(spec: BasisSpec, moment: Tensor) -> Tensor:
+    """The lower half of C (floor(r/2), d_in), float32 on the CPU, that reads a layer's strongest inputs.
+
+    moment: (d_in, d_in), the mean of x x^T over the inputs x (d_in,) that C sees. Rows are its first eigenvectors, each
+    scaled to carry the same power, which together is what they carry unscaled (a direction below LEAST_POWER of the
+    mean carries less). Where d_in is smaller than r/2 the rows that are left over are zero.
+    """
+    power, vectors = torch.linalg.eigh(moment.double().cpu())  # ascending
+    kept = min(spec.rank // 2, len(power))
+    power, vectors = power.flip(0)[:kept], vectors.flip(1)[:, :kept]
+    mean = power.mean()
+    weight = (mean / power.clamp(min=LEAST_POWER * mean)).sqrt() if kept and mean > 0 else torch.ones(kept)
+    rows = torch.zeros(spec.rank // 2, len(moment), dtype=torch.float64)
+    rows[:kept] = spec.scale * weight[:, None] * vectors.T
+    return rows.float()
+
+
+def reading(inputs: Tensor, r: int) -> Tensor:
+    """C (r, d_in) of its lower half (floor(r/2), d_in): over it the zeros that make A C zero."""
+    return torch.cat([inputs.new_zeros(r - len(inputs), inputs.shape[1]), inputs])
 
 
 def start(spec: BasisSpec, layer: str, m: int, n: int) -> tuple[Tensor, Tensor]:

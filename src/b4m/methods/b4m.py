@@ -18,13 +18,14 @@ from ..core.storage import fingerprint
 from ..core.transfer import sent
 from ..data.inputs import Inputs
 from ..files.concept import Concept, check_pair, read_concept
-from ..files.fused import split_lora
+from ..files.fused import inputs_in, split_lora
 from ..files.opening import Opened, open_any, refuse_method_files
 from ..maths.adapter import Adapter
 from ..maths.objective import sample_losses
 from ..maths.plp import FACTORS
 from ..maths.riemannian import RiemannianAdamW, RiemannianSGD
 from .denoising import DenoisingTask
+from .directions import measure
 from .factors import (
     AttachedFactors,
     FactorLearner,
@@ -55,12 +56,20 @@ class StageOne(DenoisingTask):
         config = self.config
         self.inputs = draw_prior(self.inputs, config, backbone)  # by the base model as it is
         adapter = Adapter.install(backbone.denoiser, spec_of(config), config.layers)
+        if adapter.spec.inputs == "principal":
+            measure(adapter, backbone, config.resolution)
         lr = {config.stage: config.lr, OTHER[config.stage]: config.partner_lr}
         return StageOneLearner(backbone, self.inputs, config, adapter, config.routing, lr)
 
 
 class StageOneLearner(FactorLearner):
     """Keeps the factor of its own kind; the partners' is given up."""
+
+    @property
+    def found(self) -> dict[str, Tensor]:
+        if self.adapter.spec.inputs == "cosine":
+            return {}
+        return {f"inputs/{layer}": rows for layer, rows in self.adapter.inputs.items()}
 
     def optimizer(self) -> torch.optim.Optimizer:
         return prodigy(self) if self.config.prodigy else super().optimizer()
@@ -90,7 +99,9 @@ class SecondStage(DenoisingTask):
             self.inputs = with_teacher(self.inputs, config, self.lessons)
 
     def facts(self) -> dict[str, Any]:
-        files = {f"{kind}_file": fingerprint(concept.tensors, {}) for kind, concept in self.concepts.items()}
+        files = {
+            f"{kind}_file": fingerprint(concept.everything, {}) for kind, concept in self.concepts.items()
+        }
         return {**super().facts(), **files}
 
     def start(self, backbone: Backbone) -> "SecondStageLearner":
@@ -201,16 +212,28 @@ def install(
     for kind, concept in concepts.items():
         what = (names or {}).get(kind, f"the {kind} file")
         check_base(concept.unet_hash, backbone.denoiser, what, backbone.name)
-    first = next(iter(concepts.values()))
+    first = concepts.get("content") or concepts["style"]
     adapter = Adapter.install(backbone.denoiser, first.spec, first.layers)
-    return _load(adapter, backbone, {kind: concept.tensors for kind, concept in concepts.items()})
+    return _load(
+        adapter, backbone, {kind: concept.tensors for kind, concept in concepts.items()}, first.inputs
+    )
 
 
-def _load(adapter: Adapter, backbone: Backbone, factors: Mapping[str, Mapping[str, Tensor]]) -> Adapter:
-    """The adapter with these factors, by kind. Raises UserError where they misfit, and then takes it off again."""
+def _load(
+    adapter: Adapter,
+    backbone: Backbone,
+    factors: Mapping[str, Mapping[str, Tensor]],
+    inputs: Mapping[str, Tensor],
+) -> Adapter:
+    """The adapter with these factors, by kind, and with what C reads where that is not the spec's.
+
+    Raises UserError where they misfit, and then takes it off again.
+    """
     try:
         for kind, tensors in factors.items():
             adapter.load_factor(kind, tensors)
+        if inputs:
+            adapter.load_inputs(inputs)
     except UserError:
         adapter.remove(backbone.denoiser)
         raise
@@ -223,10 +246,11 @@ def _take_apart(backbone: Backbone, fused: Opened) -> Adapter:
     check_base(fused.metadata.get("b4m.unet_hash", ""), backbone.denoiser, fused.where, backbone.name)
     try:
         factors = split_lora(fused.layers, fused.spec)
+        inputs = inputs_in(fused.layers, fused.spec)
     except UserError as error:
         raise UserError(f"{fused.where}: {error}") from error
     adapter = Adapter.install(backbone.denoiser, fused.spec, fused.metadata["b4m.layers"])
-    return _load(adapter, backbone, dict(zip(FACTORS, factors, strict=True)))
+    return _load(adapter, backbone, dict(zip(FACTORS, factors, strict=True)), inputs)
 
 
 class B4M:

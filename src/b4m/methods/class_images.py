@@ -66,11 +66,11 @@ def class_prompt(config: Any, kind: str) -> str:
 
 @torch.no_grad()
 def draw(
-    backbone: Backbone, prompt: str, seeds: Sequence[int], size: int, steps: int, guidance: float
+    backbone: Backbone, prompts: Sequence[str], seeds: Sequence[int], size: int, steps: int, guidance: float
 ) -> Iterator[Tensor]:
-    """Latents (k, c, h, w) float32 on the CPU of images of `size` pixels a side, AT_ONCE of the seeds after another.
+    """Latents (k, c, h, w) float32 on the CPU of images of `size` pixels a side, AT_ONCE of them after another.
 
-    On the GPU if there is one, where the model then stays.
+    One of each prompt and seed, on the GPU if there is one, where the model then stays.
     """
     if torch.cuda.is_available():
         backbone.to("cuda")
@@ -78,14 +78,14 @@ def draw(
     scheduler, pipe.scheduler = pipe.scheduler, backbone.sampler(steps)
     try:
         for first in range(0, len(seeds), AT_ONCE):
-            some = seeds[first : first + AT_ONCE]
+            some = slice(first, first + AT_ONCE)
             drawn = pipe(
-                **backbone.encode_guided([prompt] * len(some), None),
+                **backbone.encode_guided(prompts[some], None, guided=guidance > 1),
                 num_inference_steps=steps,
                 guidance_scale=guidance,
                 height=size,
                 width=size,
-                generator=[torch.Generator().manual_seed(seed) for seed in some],
+                generator=[torch.Generator().manual_seed(seed) for seed in seeds[some]],
                 output_type="latent",
             )
             yield drawn.images.float().cpu()
@@ -113,5 +113,6 @@ class ClassImages:
         backbone = open_backbone(config.base_model, None, config.mixed_precision)
         backbone.check_size(config.resolution, "--resolution")
         prompt, seeds = class_prompt(config, kind), range(config.seed, config.seed + config.draw_count)
-        drawn = draw(backbone, prompt, seeds, config.resolution, config.draw_steps, config.draw_guidance)
+        prompts = [prompt] * len(seeds)
+        drawn = draw(backbone, prompts, seeds, config.resolution, config.draw_steps, config.draw_guidance)
         save_class_images(folder / CLASSES, kind, prompt, torch.cat([*drawn]), backbone, facts)

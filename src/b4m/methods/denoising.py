@@ -98,6 +98,10 @@ class DenoisingLearner:
         device = self.parameters[0].device.type
         return self.config.mixed_precision != "fp16" and device in ("cpu", "cuda")
 
+    @property
+    def found(self) -> Mapping[str, Tensor]:
+        return {}
+
     def zero_grad(self) -> None:
         for parameter in self.parameters:
             parameter.grad = None

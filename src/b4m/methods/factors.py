@@ -12,8 +12,9 @@ from torch import nn
 from ..backbones.footprint import free_bytes
 from ..backbones.latent_diffusion import denoiser_hash
 from ..backbones.protocol import Backbone
-from ..config.training import LORA_FILE, Factors, TrainConfig
+from ..config.training import LORA_FILE, ContentConfig, Factors, TrainConfig
 from ..core.errors import UserError
+from ..core.storage import own
 from ..data.inputs import Inputs
 from ..files.concept import Concept, save_concept
 from ..files.fused import spec_metadata
@@ -124,13 +125,15 @@ class FinishedFactors(AttachedFactors):
 
 def spec_of(config: Factors) -> BasisSpec:
     """The basis that a job's settings describe."""
-    return BasisSpec(config.basis_seed, config.rank, config.ratio, config.basis, config.basis_scale)
+    inputs = config.inputs if isinstance(config, ContentConfig) else "cosine"
+    return BasisSpec(config.basis_seed, config.rank, config.ratio, config.basis, config.basis_scale, inputs)
 
 
 def concept_of(
     kind: str, adapter: Adapter, backbone: Backbone, metadata: Mapping[str, str], prompt: str, trigger: str
 ) -> Concept:
     """One factor of an adapter as it goes into a concept file."""
+    measured = adapter.spec.inputs == "principal"
     return Concept(
         kind,
         adapter.factor(kind),
@@ -138,6 +141,7 @@ def concept_of(
         adapter.choice,
         denoiser_hash(backbone.denoiser),
         {**metadata, "prompt": prompt, "trigger": trigger},
+        {name: own(rows.cpu()) for name, rows in adapter.inputs.items()} if measured else {},
     )
 
 

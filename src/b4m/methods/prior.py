@@ -93,7 +93,7 @@ def _latents(config: Any, backbone: Backbone) -> Tensor:
     there = AT_ONCE * len(parts)
     with tqdm(total=count, initial=there, desc="prior images") as bar:
         seeds = range(config.seed + there, config.seed + count)
-        for some in draw(backbone, prompt, seeds, size, STEPS, config.prior_guidance):
+        for some in draw(backbone, [prompt] * len(seeds), seeds, size, STEPS, config.prior_guidance):
             parts.append(some)
             save_class_images(path, kind, prompt, torch.cat(parts), backbone, made_with)
             bar.update(len(some))

@@ -63,6 +63,10 @@ class Learner(Protocol):
     def parameters(self) -> list[nn.Parameter]:
         """What the optimizer steps: the parameters of `named`, or stacks of them."""
 
+    @property
+    def found(self) -> Mapping[str, Tensor]:
+        """What was measured before the first step and stays, by the names under which states keep it beside `named`."""
+
     def optimizer(self) -> torch.optim.Optimizer:
         """A new one, over `parameters`."""
 

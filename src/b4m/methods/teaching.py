@@ -152,7 +152,7 @@ def _drawn(
     path = Path(config.output_dir) / TEACHER
     told = repr([(lesson.prompt, *lesson.terms) for lesson in lessons])
     made_with = {
-        **{kind: fingerprint(concept.tensors, {}) for kind, concept in concepts.items()},
+        **{kind: fingerprint(concept.everything, {}) for kind, concept in concepts.items()},
         "base_model": config.base_model,
         "seed": str(config.seed),
         "resolution": str(config.resolution),

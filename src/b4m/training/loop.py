@@ -10,6 +10,7 @@ from pathlib import Path
 
 import torch
 from accelerate import Accelerator
+from accelerate.utils import broadcast
 from diffusers.optimization import get_scheduler
 from torch import Tensor
 from tqdm import tqdm
@@ -136,7 +137,9 @@ class Loop:
         self.pending: Look | None = None  # of the step before, where the host looks late
         self.optimizer = accelerator.prepare_optimizer(self.learner.optimizer())
         if self.step:
-            unpack(progress.tensors, progress.meta, self.learner.named, self.optimizer, accelerator.scaler)
+            unpack(progress.tensors, progress.meta, self.kept, self.optimizer, accelerator.scaler)
+        for tensor in self.learner.found.values():  # that all processes have the same to the bit
+            tensor.copy_(broadcast(tensor.clone()))
         self.schedule = get_scheduler(
             config.lr_schedule,
             self.optimizer,
@@ -144,6 +147,11 @@ class Loop:
             num_training_steps=config.steps,
             last_epoch=self.step - 1,
         )
+
+    @property
+    def kept(self) -> dict[str, Tensor]:
+        """All of the learner that a state holds."""
+        return {**self.learner.named, **self.learner.found}
 
     def run(self, received: list[int], say: Callable[[str], None]) -> None:
         """From the step that the run stands at to its last one. received: signals, as they come."""
@@ -322,7 +330,7 @@ class Loop:
         self.settle(self.pending)
         check_weights(self.learner.parameters, self.step + 1, self.progress.states)
         if self.accelerator.is_main_process:
-            tensors, meta = pack(self.learner.named, self.optimizer, self.accelerator.scaler)
+            tensors, meta = pack(self.kept, self.optimizer, self.accelerator.scaler)
             meta = {"settings": self.progress.settings, **meta}
             save_state(self.progress.states, self.step + 1, tensors, meta)
 

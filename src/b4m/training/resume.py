@@ -6,7 +6,7 @@ from dataclasses import fields
 from pathlib import Path
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from ..config.fields import deciding
 from ..config.training import TrainConfig
@@ -60,7 +60,7 @@ def made_by(path: Path, steps: int) -> bool:
 
 
 def pack(
-    parameters: Mapping[str, nn.Parameter],
+    parameters: Mapping[str, Tensor],
     optimizer: torch.optim.Optimizer,
     scaler: torch.amp.GradScaler | None,
 ) -> tuple[dict[str, Tensor], dict]:
@@ -82,7 +82,7 @@ def pack(
 def unpack(
     tensors: Mapping[str, Tensor],
     meta: Mapping,
-    parameters: Mapping[str, nn.Parameter],
+    parameters: Mapping[str, Tensor],
     optimizer: torch.optim.Optimizer,
     scaler: torch.amp.GradScaler | None,
 ) -> None:
