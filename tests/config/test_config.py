@@ -398,7 +398,7 @@ def other(config: object, name: str) -> object:
 def altered(config: object) -> dict[str, object]:
     """The settings with one of them changed, by its name."""
     beside = {
-        "basis": {"inputs": "cosine"} if isinstance(config, ContentConfig) else {},
+        "basis": {"inputs": "cosine"} if hasattr(config, "inputs") else {},
         "partner_dirs": {"partner_prompts": ()},
         "partner_prompts": {"partner_prompts": ("a", "b")},
         "objective": {"teacher_guidance": 1.5},  # pictures take the default

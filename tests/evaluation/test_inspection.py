@@ -198,6 +198,8 @@ def fused(trained):
         adapter = Adapter.install(unet, concepts[0].spec, concepts[0].layers)
         for concept in concepts:
             adapter.load_factor(concept.kind, concept.tensors)
+        if concepts[0].inputs:
+            adapter.load_inputs(concepts[0].inputs)
         found["pair" if len(kinds) == 2 else kinds[0]] = adapter.lora()
     return found
 
@@ -344,13 +346,13 @@ def test_a_methods_file_that_cannot_be_measured_is_refused(tmp_path, trained):
 def test_a_factor_that_is_not_given_is_untrained(trained, tiny_base, tmp_path):
     """At ratio 0 an untrained D is not zero: what a content alone does follows from it."""
     concept = load_concept(trained["content_file"])
-    spec = dataclasses.replace(concept.spec, ratio=0.0)
+    spec = dataclasses.replace(concept.spec, ratio=0.0, inputs="cosine")
     unet = tiny_pipeline().unet
     tensors = {
         layer: torch.ones(unet.get_submodule(layer).weight.shape[0], spec.rank) for layer in concept.tensors
     }
     file = tmp_path / "c.safetensors"
-    save_concept(file, dataclasses.replace(concept, spec=spec, tensors=tensors))
+    save_concept(file, dataclasses.replace(concept, spec=spec, tensors=tensors, inputs={}))
     report = inspect(InspectConfig(file=str(file), base_model=tiny_base, output=str(tmp_path)))
     for layer, B in tensors.items():
         m, n = unet.get_submodule(layer).weight.shape
@@ -390,8 +392,13 @@ def test_concepts_that_do_not_fit_their_base_are_refused(trained, tmp_path):
     save_concept(file, dataclasses.replace(concept, unet_hash="f" * 64))
     refused(tmp_path, ["another UNet"], file=str(file))
     layer, B = next(iter(concept.tensors.items()))
-    for tensors in ({**concept.tensors, layer: B[1:]}, {**concept.tensors, "no.such": B}):
-        save_concept(file, dataclasses.replace(concept, tensors=tensors))
+    C = concept.inputs[layer]
+    for tensors, inputs in (
+        ({**concept.tensors, layer: B[1:]}, concept.inputs),
+        ({**concept.tensors, "no.such": B}, {**concept.inputs, "no.such": C}),
+        (concept.tensors, {**concept.inputs, layer: C[:, 1:]}),
+    ):
+        save_concept(file, dataclasses.replace(concept, tensors=tensors, inputs=inputs))
         refused(tmp_path, ["misfits"], file=str(file))
 
 

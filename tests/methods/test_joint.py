@@ -1,5 +1,7 @@
 """Joint training: both factors from nothing in one run, and a second stage that goes on from them."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from conftest import tiny_pipeline
@@ -7,8 +9,10 @@ from conftest import tiny_pipeline
 from b4m.backbones.latent_diffusion import denoiser_hash
 from b4m.backbones.sdxl import SDXL
 from b4m.config.training import LORA_FILE, JointConfig
-from b4m.files.concept import load_concept
+from b4m.files.concept import check_pair, load_concept
+from b4m.files.fused import inputs_in
 from b4m.files.lora import load_lora
+from b4m.files.opening import open_any
 from b4m.maths.plp import FACTORS
 from b4m.methods.factors import FactorLearner
 from b4m.methods.joint import Joint
@@ -53,3 +57,13 @@ def test_the_result_is_two_concepts_and_their_lora_and_a_second_stage_goes_on_fr
     assert content.unet_hash == denoiser_hash(tiny_pipeline().unet)
     second = train(settings("second", tmp_path / "second", **files))
     assert load_lora(second.path)[0].keys() == layers.keys()
+
+
+def test_a_content_of_joint_training_may_read_principal_inputs(settings, tmp_path):
+    fused = open_any(train(settings("joint", tmp_path, steps=1, inputs="principal")).path)
+    content, style = (load_concept(tmp_path / f"{kind}.safetensors") for kind in FACTORS)
+    assert fused.spec == content.spec and content.inputs.keys() == content.tensors.keys()
+    assert style.spec == replace(content.spec, inputs="cosine") and not style.inputs
+    read = inputs_in(fused.layers, fused.spec)
+    assert all(torch.equal(rows, read[name]) for name, rows in content.inputs.items())
+    check_pair(content, style)

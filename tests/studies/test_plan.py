@@ -82,7 +82,7 @@ def test_what_nothing_of_the_style_reaches_is_planned_once_for_all_styles(study_
 def test_every_setting_of_a_row_makes_a_training_of_its_own(study_file):
     rows = {
         "full": {},
-        "random": {"train": {"basis": "random"}},
+        "random": {"train": {"basis": "random", "inputs": "cosine"}},
         "one": {"content_pictures": 1},
         "partner": {"partners": 1},
     }

@@ -35,7 +35,8 @@ PRESETS: dict[str, dict[str, dict[str, Any]]] = {
     },
     # Found by eye and by score on the drawn world's tuning set (`b4m study tuning`); minutes on a CPU. Apart from the
     # paper's: all attention layers, since cross-attention k and v are where a small model reads its words; factors of
-    # half the rank, since widths here are a fifth of SDXL's, and of rank 64 they change the ground as well; partners
+    # half the rank, since widths here are a fifth of SDXL's, and of rank 64 they change the ground as well; contents
+    # that read the principal inputs of their layers, which half of the rank covers (`b4m study inputs`); partners
     # that learn at a third of the rate, not a tenth, one of them a step; few steps: guidance makes large what was
     # learned (docs/method.md). The basis scale of 8 is from the first edition: here it is but another rate.
     "embedded": {
@@ -55,7 +56,7 @@ PRESETS: dict[str, dict[str, dict[str, Any]]] = {
         "factors": dict(rank=32, lr=9e-4, partner_lr=3e-4),
         "content": dict(steps=200, partner_samples=1, inputs="principal"),
         "style": dict(partner_samples=1),
-        "second": dict(steps=20, lr=1e-4, lr_schedule="constant"),
+        "second": dict(steps=20, lr=3e-4, lr_schedule="constant"),
         "generate": dict(base_model=EMBEDDED, size=128, guidance=2.5),
         "evaluate": dict(
             content_extractor=f"{_ENCODERS}/content",

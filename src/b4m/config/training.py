@@ -208,6 +208,12 @@ class Factors(TrainConfig):
     rank: int = setting("rank of the adapter", 64, low=1)
     ratio: float = setting("share of frozen rows and columns (Fig. 11)", 0.5, low=0, high=1)
     basis: str = setting("how the frozen factors are made", "exact", choices=("exact", "random", "reference"))
+    inputs: str = setting(
+        "what contents read of a layer's inputs: directions drawn from the seed, as in the paper, or the principal "
+        "ones, measured while the base model draws",
+        "cosine",
+        choices=("cosine", "principal"),
+    )
     basis_scale: float = setting(
         "size of the frozen factors: larger keeps content and style further apart; divide the learning rates by it",
         1.0,
@@ -230,6 +236,10 @@ class Factors(TrainConfig):
         super().__post_init__()
         if self.basis == "exact" and self.rank < 2:
             raise UserError("--rank 1 cannot be split in two: the exact basis needs a rank of 2 or more")
+        if self.inputs == "principal" and self.basis != "exact":
+            raise UserError(
+                f"--inputs principal needs --basis exact, and it is {self.basis}; give --inputs cosine"
+            )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -294,20 +304,6 @@ class ContentConfig(ShowsContent, Partners, Factors, TrainConfig):
     stage, result = "content", "content.safetensors"
     preset_rows = ("content",)
     needs = ("content_dir", "partner_dirs")
-
-    inputs: str = setting(
-        "what the content reads of a layer's inputs: directions drawn from the seed, as in the paper, or the principal "
-        "ones of its own images; with these, lower the learning rate",
-        "cosine",
-        choices=("cosine", "principal"),
-    )
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if self.inputs == "principal" and self.basis != "exact":
-            raise UserError(
-                f"--inputs principal needs --basis exact, and it is {self.basis}; give --inputs cosine"
-            )
 
 
 @dataclass(frozen=True, kw_only=True)

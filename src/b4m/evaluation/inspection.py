@@ -235,8 +235,10 @@ def _compose(where: str, concepts: Sequence[Concept], base_model: str | None) ->
     for layer in first.tensors:
         m, n = widths.get(f"{layer}.weight", (0, 0))
         wanted = dict(zip(FACTORS, start(first.spec, layer, m, n), strict=True))
+        _, d_in = frozen_sizes(m, n, first.spec.ratio)
         for concept in concepts:
-            if concept.tensors[layer].shape != wanted[concept.kind].shape:
+            read = concept.inputs[layer].shape[1] if concept.inputs else d_in
+            if concept.tensors[layer].shape != wanted[concept.kind].shape or read != d_in:
                 raise UserError(f"{where}: {concept.kind} of {layer} misfits {base_model}; train it again")
         factors = {concept.kind: concept.tensors[layer] for concept in concepts}
         pairs[layer] = fuse(first.spec, layer, (m, n), factors, first.inputs.get(layer))

@@ -25,16 +25,15 @@ from ..maths.objective import sample_losses
 from ..maths.plp import FACTORS
 from ..maths.riemannian import RiemannianAdamW, RiemannianSGD
 from .denoising import DenoisingTask
-from .directions import measure
 from .factors import (
     AttachedFactors,
     FactorLearner,
     FinishedFactors,
+    adapter_of,
     concept_of,
     prodigy,
     save_concepts,
     save_fused,
-    spec_of,
 )
 from .prior import draw_prior, with_prior
 from .protocol import Batch, Pair, Task
@@ -55,21 +54,13 @@ class StageOne(DenoisingTask):
     def start(self, backbone: Backbone) -> "StageOneLearner":
         config = self.config
         self.inputs = draw_prior(self.inputs, config, backbone)  # by the base model as it is
-        adapter = Adapter.install(backbone.denoiser, spec_of(config), config.layers)
-        if adapter.spec.inputs == "principal":
-            measure(adapter, backbone, config.resolution)
+        adapter = adapter_of(backbone, config)
         lr = {config.stage: config.lr, OTHER[config.stage]: config.partner_lr}
         return StageOneLearner(backbone, self.inputs, config, adapter, config.routing, lr)
 
 
 class StageOneLearner(FactorLearner):
     """Keeps the factor of its own kind; the partners' is given up."""
-
-    @property
-    def found(self) -> dict[str, Tensor]:
-        if self.adapter.spec.inputs == "cosine":
-            return {}
-        return {f"inputs/{layer}": rows for layer, rows in self.adapter.inputs.items()}
 
     def optimizer(self) -> torch.optim.Optimizer:
         return prodigy(self) if self.config.prodigy else super().optimizer()

@@ -2,17 +2,18 @@
 
 from collections.abc import Mapping
 from contextlib import AbstractContextManager, nullcontext, redirect_stdout
+from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any, ClassVar
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from ..backbones.footprint import free_bytes
 from ..backbones.latent_diffusion import denoiser_hash
 from ..backbones.protocol import Backbone
-from ..config.training import LORA_FILE, ContentConfig, Factors, TrainConfig
+from ..config.training import LORA_FILE, Factors, TrainConfig
 from ..core.errors import UserError
 from ..core.storage import own
 from ..data.inputs import Inputs
@@ -24,6 +25,7 @@ from ..maths.composing import Strength
 from ..maths.plp import FACTORS, BasisSpec
 from ..maths.stacks import Stacks
 from .denoising import DenoisingLearner
+from .directions import measure
 from .protocol import Batch
 
 
@@ -60,6 +62,12 @@ class FactorLearner(DenoisingLearner):
     @property
     def parameters(self) -> list[nn.Parameter]:
         return self.stacks.parameters
+
+    @property
+    def found(self) -> Mapping[str, Tensor]:
+        if self.adapter.spec.inputs == "cosine":
+            return {}
+        return {f"inputs/{layer}": rows for layer, rows in self.adapter.inputs.items()}
 
     def optimizer(self) -> torch.optim.Optimizer:
         """AdamW with a learning rate per factor."""
@@ -125,19 +133,28 @@ class FinishedFactors(AttachedFactors):
 
 def spec_of(config: Factors) -> BasisSpec:
     """The basis that a job's settings describe."""
-    inputs = config.inputs if isinstance(config, ContentConfig) else "cosine"
-    return BasisSpec(config.basis_seed, config.rank, config.ratio, config.basis, config.basis_scale, inputs)
+    return BasisSpec(
+        config.basis_seed, config.rank, config.ratio, config.basis, config.basis_scale, config.inputs
+    )
+
+
+def adapter_of(backbone: Backbone, config: Factors) -> Adapter:
+    """An adapter on the base model as a job starts it."""
+    adapter = Adapter.install(backbone.denoiser, spec_of(config), config.layers)
+    if adapter.spec.inputs == "principal":
+        measure(adapter, backbone, config.resolution)
+    return adapter
 
 
 def concept_of(
     kind: str, adapter: Adapter, backbone: Backbone, metadata: Mapping[str, str], prompt: str, trigger: str
 ) -> Concept:
-    """One factor of an adapter as it goes into a concept file."""
-    measured = adapter.spec.inputs == "principal"
+    """One factor of an adapter as it goes into a concept file; a content with what it reads, if that was measured."""
+    measured = kind == "content" and adapter.spec.inputs == "principal"
     return Concept(
         kind,
         adapter.factor(kind),
-        adapter.spec,
+        adapter.spec if measured else replace(adapter.spec, inputs="cosine"),
         adapter.choice,
         denoiser_hash(backbone.denoiser),
         {**metadata, "prompt": prompt, "trigger": trigger},

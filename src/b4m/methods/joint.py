@@ -6,11 +6,10 @@ from typing import Any
 
 from ..backbones.protocol import Backbone
 from ..config.training import JointConfig, SecondConfig
-from ..maths.adapter import Adapter
 from ..maths.plp import FACTORS
 from .b4m import B4M
 from .denoising import DenoisingTask
-from .factors import FactorLearner, concept_of, save_concepts, save_fused, spec_of
+from .factors import FactorLearner, adapter_of, concept_of, save_concepts, save_fused
 from .protocol import Pair, Task
 
 
@@ -23,7 +22,7 @@ class JointTask(DenoisingTask):
 
     def start(self, backbone: Backbone) -> "JointLearner":
         config = self.config
-        adapter = Adapter.install(backbone.denoiser, spec_of(config), config.layers)
+        adapter = adapter_of(backbone, config)
         lr = dict.fromkeys(FACTORS, config.lr)
         return JointLearner(backbone, self.inputs, config, adapter, config.routing, lr)
 
