@@ -293,8 +293,9 @@ def test_what_a_content_reads_round_trips_and_only_then_is_in_the_file(path):
         {"inputs": {LAYERS[0]: torch.ones(2, 6)}},
         {"inputs": {layer: torch.ones(3, 6) for layer in LAYERS}},
         {"spec": BasisSpec(seed=7, rank=5)},
+        {"kind": "style", "tensors": {layer: torch.ones(5, 6) for layer in LAYERS}},
     ],
-    ids=["none", "of one layer", "too many rows", "not principal"],
+    ids=["none", "of one layer", "too many rows", "not principal", "a style"],
 )
 def test_inputs_that_do_not_belong_are_refused(path, changes):
     with pytest.raises(UserError, match="blocks C are not"):

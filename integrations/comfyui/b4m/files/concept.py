@@ -146,12 +146,13 @@ def _check(where: str, concept: Concept) -> None:
     if not concept.tensors or not concept.unet_hash:
         raise UserError(f"{where}: holds no tensors, or no hash of its UNet; train it again")
     check_floats(where, concept.everything, (torch.float32,))
-    wanted = concept.tensors.keys() if concept.spec.inputs == "principal" else set()
+    reads = concept.kind == "content" and concept.spec.inputs == "principal"
+    wanted = concept.tensors.keys() if reads else set()
     half = concept.spec.rank // 2
     if concept.inputs.keys() != wanted or any(len(rows) != half for rows in concept.inputs.values()):
         raise UserError(
-            f"{where}: {concept.spec.inputs} inputs, and its {len(concept.inputs)} blocks C are not {len(wanted)} of "
-            f"{half} rows; train it again"
+            f"{where}: a {concept.kind} of {concept.spec.inputs} inputs, and its {len(concept.inputs)} blocks C are "
+            f"not {len(wanted)} of {half} rows; train it again"
         )
     side = 1 if concept.kind == "content" else 0
     for layer, tensor in concept.tensors.items():

@@ -74,9 +74,8 @@ def split_lora(layers: Layers, spec: BasisSpec) -> tuple[dict[str, Tensor], dict
     Raises UserError where the frozen blocks are not those of `spec`: another basis, or a file from elsewhere.
     """
     blocks = _blocks(layers, spec)
-    content = {
-        layer: own(B) for layer, (_, B, _, _) in blocks.items()
-    }  # copies, which do not keep the whole file
+    # Copies, which do not keep the whole file in memory.
+    content = {layer: own(B) for layer, (_, B, _, _) in blocks.items()}
     return content, {layer: own(D) for layer, (_, _, _, D) in blocks.items()}
 
 
