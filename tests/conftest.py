@@ -29,6 +29,7 @@ from b4m.apps.studio.project import Base, opened
 from b4m.config.resolve import resolve
 from b4m.config.training import JOBS, TrainConfig
 from b4m.core.errors import UserError
+from b4m.methods import directions
 from b4m.training.loop import train
 
 torch.set_num_threads(1)
@@ -154,6 +155,15 @@ def refused(action, *words, limit: int = 700) -> str:
     for word in words:
         assert str(word) in message, message
     return message
+
+
+@pytest.fixture(scope="session", autouse=True)
+def few_directions():
+    """What contents read is measured on two drawings of two steps: every content here would wait for 32 of 12."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(directions, "prompts", lambda: ["a dog", "a red car on grass"])
+        patch.setattr(directions, "STEPS", 2)
+        yield
 
 
 @pytest.fixture(scope="session")

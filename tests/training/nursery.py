@@ -20,11 +20,13 @@ import torch
 from b4m.apps.cli import main
 from b4m.apps.quiet import quiet
 from b4m.backbones.registry import open_backbone
+from b4m.methods import directions
 from b4m.training import start
 from b4m.training.loop import Loop
 
 torch.set_num_threads(1)
 quiet()
+directions.prompts, directions.STEPS = lambda: ["a dog", "a red car on grass"], 2  # as in conftest.py
 
 
 def slow(step: int, seconds: float, sign: str) -> None:

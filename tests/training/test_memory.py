@@ -68,9 +68,10 @@ def new_precision():
 
 
 def test_bfloat16_trains_the_same_thing(new_precision, settings, tmp_path):
-    exact = gradient(loaded(settings("content", tmp_path / "float32")))
+    same = {"inputs": "cosine"}  # principal directions of near powers are not the same after rounding
+    exact = gradient(loaded(settings("content", tmp_path / "float32", **same)))
     new_precision()
-    loop = loaded(settings("content", tmp_path / "bfloat16", mixed_precision="bf16"))
+    loop = loaded(settings("content", tmp_path / "bfloat16", mixed_precision="bf16", **same))
     assert loop.learner.backbone.denoiser.dtype == torch.bfloat16
     rough = gradient(loop)
     assert 0 < (rough - exact).norm() <= 0.1 * exact.norm()
@@ -114,7 +115,9 @@ def test_the_denoiser_comes_to_the_device_when_the_encoders_have_left_it(setting
     monkeypatch.setattr(
         LatentDiffusion, "free", lambda *given, **options: (order.append("free"), free(*given, **options))
     )
-    loaded(settings("content", tmp_path))
+    loaded(
+        settings("content", tmp_path, inputs="cosine")
+    )  # to measure principal ones the whole model draws first
     assert order == ["free", "unet to cpu"]
 
 

@@ -29,6 +29,7 @@ from .factors import (
     AttachedFactors,
     FactorLearner,
     FinishedFactors,
+    StartedLearner,
     adapter_of,
     concept_of,
     prodigy,
@@ -59,7 +60,7 @@ class StageOne(DenoisingTask):
         return StageOneLearner(backbone, self.inputs, config, adapter, config.routing, lr)
 
 
-class StageOneLearner(FactorLearner):
+class StageOneLearner(StartedLearner):
     """Keeps the factor of its own kind; the partners' is given up."""
 
     def optimizer(self) -> torch.optim.Optimizer:

@@ -38,7 +38,8 @@ def prompts() -> list[str]:
 def measure(adapter: Adapter, backbone: Backbone, size: int) -> None:
     """Let C of every layer read the principal directions of what it sees while the base model draws `prompts`.
 
-    adapter: as installed, so that it changes nothing yet. The model is on the CPU afterwards, where it starts from.
+    adapter: as installed, so that it changes nothing yet. Meanwhile the whole model is on the GPU if there is one, as
+    where prior images are drawn; afterwards on the CPU, where it starts from.
     """
     asked = prompts()
     with adapter.measuring():

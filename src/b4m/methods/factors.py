@@ -63,12 +63,6 @@ class FactorLearner(DenoisingLearner):
     def parameters(self) -> list[nn.Parameter]:
         return self.stacks.parameters
 
-    @property
-    def found(self) -> Mapping[str, Tensor]:
-        if self.adapter.spec.inputs == "cosine":
-            return {}
-        return {f"inputs/{layer}": rows for layer, rows in self.adapter.inputs.items()}
-
     def optimizer(self) -> torch.optim.Optimizer:
         """AdamW with a learning rate per factor."""
         groups = [{"params": stacked, "lr": self.lr[kind]} for kind, stacked in self.stacks.factors.items()]
@@ -87,6 +81,16 @@ class FactorLearner(DenoisingLearner):
 
     def learns_from(self, sample: int) -> set[str]:
         return set(FACTORS) if self.shows is None else {self.shows[sample]}
+
+
+class StartedLearner(FactorLearner):
+    """Factors that start from nothing: what contents read may have been measured for them."""
+
+    @property
+    def found(self) -> Mapping[str, Tensor]:
+        if self.adapter.spec.inputs == "cosine":
+            return {}
+        return {f"inputs/{layer}": rows for layer, rows in self.adapter.inputs.items()}
 
 
 def prodigy(learner: FactorLearner) -> torch.optim.Optimizer:

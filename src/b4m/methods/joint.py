@@ -9,7 +9,7 @@ from ..config.training import JointConfig, SecondConfig
 from ..maths.plp import FACTORS
 from .b4m import B4M
 from .denoising import DenoisingTask
-from .factors import FactorLearner, adapter_of, concept_of, save_concepts, save_fused
+from .factors import StartedLearner, adapter_of, concept_of, save_concepts, save_fused
 from .protocol import Pair, Task
 
 
@@ -27,7 +27,7 @@ class JointTask(DenoisingTask):
         return JointLearner(backbone, self.inputs, config, adapter, config.routing, lr)
 
 
-class JointLearner(FactorLearner):
+class JointLearner(StartedLearner):
     """Writes both factors, apart and fused."""
 
     def save(self, folder: Path, facts: Mapping[str, str]) -> None:
