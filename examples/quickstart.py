@@ -36,7 +36,8 @@ from b4m.backbones.protocol import Backbone
 from b4m.backbones.registry import open_backbone
 from b4m.config.presets import EMBEDDED, PRESETS
 from b4m.config.resolve import resolve
-from b4m.config.training import JOBS, TrainConfig
+from b4m.config.stages import JOBS
+from b4m.config.training import TrainConfig
 from b4m.core.errors import UserError
 from b4m.core.storage import write_atomic, write_text
 from b4m.data.images import load_folder

@@ -27,7 +27,8 @@ import b4m
 from b4m.apps.studio import library
 from b4m.apps.studio.project import Base, opened
 from b4m.config.resolve import resolve
-from b4m.config.training import JOBS, TrainConfig
+from b4m.config.stages import JOBS
+from b4m.config.training import TrainConfig
 from b4m.core.errors import UserError
 from b4m.methods import directions
 from b4m.training.loop import train

@@ -22,7 +22,7 @@ from b4m.apps.commands import COMMANDS
 from b4m.config.fields import flag
 from b4m.config.presets import PRESETS
 from b4m.config.resolve import resolve
-from b4m.config.training import JOBS, SecondConfig
+from b4m.config.stages import JOBS, SecondConfig
 from b4m.core.errors import UserError
 from b4m.data.images import load_folder
 from b4m.evaluation.manifest import read_manifest

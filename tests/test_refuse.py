@@ -23,7 +23,7 @@ from b4m.apps.vote.settings import MakeConfig, ReportConfig, ServeConfig, Simula
 from b4m.backbones.registry import open_backbone
 from b4m.benchmarking.settings import BenchConfig
 from b4m.config.sampling import GenerateConfig
-from b4m.config.training import ContentConfig, JointConfig, SecondConfig, StyleConfig
+from b4m.config.stages import ContentConfig, JointConfig, SecondConfig, StyleConfig
 from b4m.core import storage
 from b4m.core.errors import UserError
 from b4m.core.lock import exclusive

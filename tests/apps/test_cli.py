@@ -18,7 +18,7 @@ from PIL import Image
 from b4m.apps.cli import main
 from b4m.apps.commands import COMMANDS
 from b4m.apps.flags import parse
-from b4m.config.training import ContentConfig
+from b4m.config.stages import ContentConfig
 from b4m.files.concept import load_concept
 from b4m.files.lora import load_lora
 

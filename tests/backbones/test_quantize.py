@@ -11,8 +11,8 @@ from b4m.backbones.frozen import quantize
 from b4m.backbones.registry import open_backbone
 from b4m.core.errors import UserError
 from b4m.files.concept import load_concept
-from b4m.maths.adapter import PLPLinear
 from b4m.maths.plp import BasisSpec
+from b4m.maths.projection import PLPLinear
 from b4m.training.loop import train
 
 

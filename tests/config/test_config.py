@@ -23,17 +23,8 @@ from b4m.config.foreign import ANSWERS, RENAMED
 from b4m.config.presets import EMBEDDED, PRESETS, SDXL
 from b4m.config.resolve import presets_of, resolve
 from b4m.config.sampling import DrawnWith, GenerateConfig
-from b4m.config.training import (
-    JOBS,
-    ContentConfig,
-    Factors,
-    JointConfig,
-    Partners,
-    SecondConfig,
-    ShowsStyle,
-    StyleConfig,
-    TrainConfig,
-)
+from b4m.config.stages import JOBS, ContentConfig, Factors, JointConfig, Partners, SecondConfig, StyleConfig
+from b4m.config.training import ShowsStyle, TrainConfig
 from b4m.core.errors import UserError
 from b4m.evaluation.settings import EvaluateConfig
 from b4m.files.settings import ExportConfig, SplitConfig

@@ -13,8 +13,9 @@ from hypothesis import strategies as st
 from torch.utils.flop_counter import FlopCounterMode
 
 from b4m.core.errors import UserError
-from b4m.maths.adapter import Adapter, PLPAttnProcessor, PLPLinear
+from b4m.maths.adapter import Adapter, PLPAttnProcessor
 from b4m.maths.plp import KINDS, BasisSpec, basis, delta_weight
+from b4m.maths.projection import PLPLinear
 
 ROWS = 4
 SPEC = BasisSpec(seed=3, rank=6)

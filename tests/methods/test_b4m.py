@@ -9,7 +9,8 @@ from conftest import refused, tiny_pipeline
 
 from b4m.backbones.latent_diffusion import denoiser_hash
 from b4m.backbones.sdxl import SDXL
-from b4m.config.training import LORA_FILE, ContentConfig, SecondConfig, StyleConfig, TrainConfig
+from b4m.config.stages import ContentConfig, SecondConfig, StyleConfig
+from b4m.config.training import LORA_FILE, TrainConfig
 from b4m.files.concept import load_concept, save_concept
 from b4m.files.lora import load_lora
 from b4m.maths.plp import FACTORS, BasisSpec

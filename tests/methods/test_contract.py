@@ -10,7 +10,8 @@ from conftest import refused, tiny_pipeline
 from contract import Contract, Watched, config_of, watch
 
 from b4m.backbones.registry import open_backbone
-from b4m.config.training import ContentConfig, JobConfig, TrainConfig
+from b4m.config.stages import ContentConfig
+from b4m.config.training import JobConfig, TrainConfig
 from b4m.files.lora import save_lora
 from b4m.methods.protocol import Method
 from b4m.methods.registry import METHODS, job_named, method, method_of

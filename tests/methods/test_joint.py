@@ -8,7 +8,8 @@ from conftest import tiny_pipeline
 
 from b4m.backbones.latent_diffusion import denoiser_hash
 from b4m.backbones.sdxl import SDXL
-from b4m.config.training import LORA_FILE, JointConfig
+from b4m.config.stages import JointConfig
+from b4m.config.training import LORA_FILE
 from b4m.files.concept import check_pair, load_concept
 from b4m.files.fused import inputs_in
 from b4m.files.lora import load_lora

@@ -4,7 +4,7 @@ import pytest
 from test_generate import difference, draw
 
 from b4m.backbones.registry import open_backbone
-from b4m.maths.adapter import PLPLinear
+from b4m.maths.projection import PLPLinear
 from b4m.sampling.attach import attach
 
 WAYS = {  # what is asked of `sample` -> copies of the weights

@@ -11,7 +11,8 @@ from conftest import picture, refused
 
 from b4m.config.presets import PRESETS, SDXL
 from b4m.config.sampling import GenerateConfig
-from b4m.config.training import ContentConfig, JobConfig, SecondConfig
+from b4m.config.stages import ContentConfig, SecondConfig
+from b4m.config.training import JobConfig
 from b4m.core.errors import UserError
 from b4m.methods.registry import METHODS
 from b4m.studies.file import read_study

@@ -8,7 +8,7 @@ from conftest import refused
 from loops import files_of, loaded, same_files, stop_after
 
 from b4m.backbones.registry import open_backbone
-from b4m.config.training import PAIR_PROMPTS
+from b4m.config.stages import PAIR_PROMPTS
 from b4m.core.storage import read_tensors
 from b4m.maths.composing import BASE, composed_predictions
 from b4m.methods import teaching

@@ -10,7 +10,7 @@ import torch
 from loops import files_of, loaded, same_files, stop_after
 
 from b4m.config.fields import deciding
-from b4m.config.training import ContentConfig
+from b4m.config.stages import ContentConfig
 from b4m.core.errors import UserError
 from b4m.files.concept import load_concept
 from b4m.methods import directions

@@ -13,7 +13,8 @@ from PIL import Image
 
 from ..config.resolve import resolve
 from ..config.sampling import DrawnWith, GenerateConfig
-from ..config.training import ContentConfig, JobConfig, SecondConfig, StyleConfig
+from ..config.stages import ContentConfig, SecondConfig, StyleConfig
+from ..config.training import JobConfig
 from ..core.errors import UserError
 from ..evaluation.evaluate import evaluate as run_evaluate
 from ..evaluation.settings import EvaluateConfig

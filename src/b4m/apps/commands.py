@@ -5,7 +5,7 @@ from collections.abc import Mapping
 
 from ..benchmarking.settings import BenchConfig
 from ..config.sampling import GenerateConfig
-from ..config.training import ContentConfig, JointConfig, SecondConfig, StyleConfig
+from ..config.stages import ContentConfig, JointConfig, SecondConfig, StyleConfig
 from ..evaluation.settings import BalanceConfig, EvaluateConfig, InspectConfig
 from ..files.settings import ExportConfig, SplitConfig
 from ..studies.settings import LibraryConfig, StudyConfig

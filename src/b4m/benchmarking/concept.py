@@ -18,7 +18,7 @@ import torch
 
 from ..config.presets import EMBEDDED
 from ..config.resolve import resolve
-from ..config.training import ContentConfig
+from ..config.stages import ContentConfig
 from ..core.errors import UserError
 from ..core.where import locate, matches, same
 from ..data.folder import look

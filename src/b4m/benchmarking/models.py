@@ -16,7 +16,7 @@ from ..backbones.protocol import Backbone
 from ..backbones.registry import open_backbone
 from ..backbones.sdxl import SDXL
 from ..config.fields import InputPath
-from ..config.training import ContentConfig, JointConfig
+from ..config.stages import ContentConfig, JointConfig
 from .settings import BenchConfig
 
 _SDXL = dict(

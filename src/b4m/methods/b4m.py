@@ -12,7 +12,8 @@ from torch import Tensor
 from ..backbones.cache import Cache
 from ..backbones.latent_diffusion import check_base
 from ..backbones.protocol import Attached, Backbone
-from ..config.training import ContentConfig, SecondConfig, StyleConfig, TrainConfig
+from ..config.stages import ContentConfig, SecondConfig, StyleConfig
+from ..config.training import TrainConfig
 from ..core.errors import UserError
 from ..core.storage import fingerprint
 from ..core.transfer import sent

@@ -13,7 +13,8 @@ from torch import Tensor, nn
 from ..backbones.footprint import free_bytes
 from ..backbones.latent_diffusion import denoiser_hash
 from ..backbones.protocol import Backbone
-from ..config.training import LORA_FILE, Factors, TrainConfig
+from ..config.stages import Factors
+from ..config.training import LORA_FILE, TrainConfig
 from ..core.errors import UserError
 from ..core.storage import own
 from ..data.inputs import Inputs

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from ..backbones.protocol import Backbone
-from ..config.training import JointConfig, SecondConfig
+from ..config.stages import JointConfig, SecondConfig
 from ..maths.plp import FACTORS
 from .b4m import B4M
 from .denoising import DenoisingTask

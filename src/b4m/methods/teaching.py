@@ -13,7 +13,7 @@ from tqdm import tqdm
 
 from ..backbones.cache import Cache
 from ..backbones.protocol import Backbone, Conditions
-from ..config.training import SecondConfig
+from ..config.stages import SecondConfig
 from ..core.errors import UserError
 from ..core.storage import fingerprint, read_tensors, reason, write_tensors
 from ..data.images import whole

@@ -13,7 +13,8 @@ from typing import Any, NamedTuple
 from ..config.fields import changed, deciding
 from ..config.resolve import resolve
 from ..config.sampling import GenerateConfig
-from ..config.training import JOBS, JobConfig, ShowsContent, ShowsStyle
+from ..config.stages import JOBS
+from ..config.training import JobConfig, ShowsContent, ShowsStyle
 from ..core.errors import UserError
 from ..core.where import locate
 from ..data.dataset import called, first_of

@@ -10,7 +10,7 @@ from b4m.apps import flags
 from b4m.apps.studio import advanced, command
 from b4m.apps.studio.plain import without_paths
 from b4m.apps.studio.words import look
-from b4m.config.training import ContentConfig, StyleConfig
+from b4m.config.stages import ContentConfig, StyleConfig
 
 
 @pytest.mark.parametrize(

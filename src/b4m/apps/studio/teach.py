@@ -7,7 +7,8 @@ from typing import Any
 
 from ...config.presets import PRESETS
 from ...config.resolve import presets_of, resolve
-from ...config.training import ContentConfig, SecondConfig, StyleConfig, TrainConfig
+from ...config.stages import ContentConfig, SecondConfig, StyleConfig
+from ...config.training import TrainConfig
 from ...core.errors import UserError
 from ...core.where import matches
 from . import advanced, command, jobs, library, references
