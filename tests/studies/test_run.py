@@ -98,14 +98,16 @@ def test_a_study_from_nothing_to_its_table(config):
         "plot.png",
         "manifest.jsonl",
     }
-    seconds = json.loads((folder / "seconds.json").read_text())["seconds"]
+    spent = json.loads((folder / "seconds.json").read_text())
+    seconds = spent["seconds"]
     assert {*seconds} == {"content", "style", "second", "picture"} and all(
         value > 0 for value in seconds.values()
     )
     text = (folder / "results.md").read_text()
     assert "b4m study" in text and "content alignment" in text
     whole = sum(seconds[stage] for stage in ("content", "style", "second"))
-    assert f"| a new pair (Table 4) | {whole:.1f} |" in text and "joint run" not in text
+    assert spent["rows"]["full"]["seconds"]["a new content and a new style (Table 4)"] == pytest.approx(whole)
+    assert f"| {seconds['style'] + seconds['second']:.1f} | {whole:.1f} | {seconds['second']:.1f} |" in text
     made = make(MakeConfig(str(folder), output_dir=f"{config.output_dir}/vote", set_size=2, checks=0))
     asked = read_vote(made)  # the finished study as one that people vote on
     assert (asked.ours, asked.methods) == ("full", tuple(rows)) and len(asked.questions) == 2 * 3 + 2 + 2

@@ -6,7 +6,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -32,7 +32,7 @@ def package_version(package: str) -> str:
 
 
 def peak_mb() -> float:
-    """Megabytes at most since the start: of the GPU's memory if there is one, else of the process."""
+    """Megabytes at most since the start or `restart_peak`: of the GPU if there is one, else of the process."""
     if torch.cuda.is_available():
         return torch.cuda.max_memory_allocated() / 2**20
     try:
@@ -41,6 +41,15 @@ def peak_mb() -> float:
         return float("nan")
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak / 2**20 if sys.platform == "darwin" else peak / 2**10
+
+
+def restart_peak() -> None:
+    """Let `peak_mb` speak of what comes now. On a CPU Linux alone can forget what was."""
+    if torch.cuda.is_available():
+        torch.cuda.reset_peak_memory_stats()
+    elif sys.platform == "linux":
+        with suppress(OSError):  # where /proc may not be written to
+            Path("/proc/self/clear_refs").write_text("5")
 
 
 @contextmanager

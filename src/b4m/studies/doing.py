@@ -8,6 +8,7 @@ from pathlib import Path
 from ..backbones.protocol import Backbone
 from ..core.errors import Busy
 from ..core.lock import exclusive
+from ..core.process import restart_peak
 from ..core.storage import sweep, write_text
 from ..sampling.sample import SAMPLES_AT_ONCE, attach_for, drawn_with, open_for, sample_with, save_png
 from ..training.loop import train
@@ -58,6 +59,7 @@ class Worker:
             return Outcome.BUSY
         self.names.check(training)
         fresh = not (training.folder / "state").exists()
+        restart_peak()
         result = train(training.config)
         if fresh and result.seconds:  # of a run that was interrupted they would say too little
             facts = {"seconds": round(result.seconds, 2), "peak_mb": round(result.peak_mb, 1)}

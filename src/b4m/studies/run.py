@@ -1,8 +1,8 @@
 """Run a study: every training and every image once, by any number of processes at a time; then its table."""
 
 import json
+from dataclasses import asdict
 from pathlib import Path
-from statistics import median
 from typing import Any
 
 import torch
@@ -17,7 +17,7 @@ from ..evaluation.evaluate import score_all
 from ..evaluation.manifest import Shot, in_plain_words, write_manifest
 from ..evaluation.report import tables
 from ..evaluation.settings import EvaluateConfig
-from .doing import cost_of
+from .costs import costs_of, costs_table, seconds_of
 from .engines.drive import drive
 from .engines.open import engine
 from .engines.slurm import write_slurm
@@ -82,28 +82,20 @@ def work(plan: Plan, config: EngineConfig, name: str) -> None:
         drive(tasks, pool, name, config.retries)
 
 
-def seconds_of(plan: Plan) -> dict[str, float]:
-    """Median seconds of each stage, and of an image, over what has been done."""
-    found: dict[str, list[float]] = {}
-    marks = [(t.config.stage, t.folder / "seconds.json") for t in plan.trainings.values()]
-    for name, path in [*marks, *(("picture", cost_of(drawing)) for drawing in drawings_of(plan))]:
-        if path.exists():
-            found.setdefault(name, []).append(json.loads(path.read_text(encoding="utf-8"))["seconds"])
-    return {name: median(values) for name, values in found.items()}
-
-
 def _results(config: StudyConfig, plan: Plan) -> Path:
     """Score all images as `b4m evaluate` does, and say what each stage cost. Raises Busy, UserError."""
     study, folder = plan.study, Path(config.output_dir) / "results" / config.name
     with exclusive(folder):
         _, scored = score_drawn(plan, folder, baseline=next(iter(study.rows)))
-        seconds = seconds_of(plan)
-        write_text(
-            folder / "seconds.json",
-            json.dumps({"seconds": seconds, "threads": torch.get_num_threads()}, indent=1),
-        )
+        costs = costs_of(plan)
+        facts = {
+            "seconds": seconds_of(plan),
+            "threads": torch.get_num_threads(),
+            "rows": {row: asdict(cost) for row, cost in costs.items()},
+        }
+        write_text(folder / "seconds.json", json.dumps(facts, indent=1))
         text = (
-            f"{study.title}. Command: `{config.command}`\n\n{tables(scored['summary'])}\n{timings(seconds)}"
+            f"{study.title}. Command: `{config.command}`\n\n{tables(scored['summary'])}\n{costs_table(costs)}"
         )
         write_text(folder / "results.md", text)
     return folder
@@ -121,24 +113,6 @@ def score_drawn(
     }
     where = {"pictures": InputPath(str(folder)), "output_dir": OutputPath(str(folder))}
     return score_all(EvaluateConfig(**settings, **where))
-
-
-def timings(seconds: dict[str, float]) -> str:
-    """Median seconds of each stage, and of the two cases of Tables 3 and 4, as Markdown."""
-    cases = {
-        "a content": ("content",),
-        "a style": ("style",),
-        "second stage": ("second",),
-        "joint run": ("joint",),
-        "a new style for a content at hand (Table 3)": ("style", "second"),
-        "a new pair (Table 4)": ("content", "style", "second"),
-    }
-    rows = [
-        f"| {case} | {sum(seconds[stage] for stage in stages):.1f} |"
-        for case, stages in cases.items()
-        if all(stage in seconds for stage in stages)
-    ]
-    return "\n".join(["| trained | median seconds |", "| --- | --- |", *rows, ""])
 
 
 def shots_of(plan: Plan) -> list[Shot]:
