@@ -71,13 +71,16 @@ def test_embedded_preset():
         "all",
         1,
     )
-    assert resolve(JointConfig, "embedded", content_dir="c", style_dir="s").rank == 32
-    assert resolve(LoraStyleConfig, "embedded", style_dir="s").rank == 64
+    joint = resolve(JointConfig, "embedded", content_dir="c", style_dir="s")
+    assert (joint.rank, joint.lr, joint.steps) == (64, 1.2e-3, 100)
+    lora = resolve(LoraStyleConfig, "embedded", style_dir="s")
+    assert (lora.rank, lora.lr, lora.steps) == (64, 1.2e-3, 200)
     assert (config.steps, config.lr, config.partner_lr, config.basis_scale) == (150, 9e-4, 3e-4, 8.0)
     content = resolve(ContentConfig, "embedded", **CONTENT)
     assert (content.steps, content.lr, content.partner_lr) == (200, 9e-4, 3e-4)
     assert config.partner_samples == content.partner_samples == 1
-    assert resolve(SecondConfig, "embedded", **SECOND).steps == 20
+    second = resolve(SecondConfig, "embedded", **SECOND)
+    assert (second.steps, second.lr, second.optimizer, second.lr_schedule) == (40, 1.2e-3, "adamw", "cosine")
     drawn = resolve(GenerateConfig, "embedded", prompts="x")
     assert (drawn.size, drawn.guidance) == (128, 2.5)
 

@@ -68,7 +68,11 @@ def plan(path, **options) -> Plan:
 
 
 def test_what_rows_share_is_planned_once(study_file):
-    rows = {"full": {}, "no second": {"method": "composed"}, "adamw": {"second": {"optimizer": "adamw"}}}
+    rows = {
+        "full": {},
+        "no second": {"method": "composed"},
+        "precondition": {"second": {"optimizer": "riemannian-adamw"}},
+    }
     found = plan(study_file(rows=rows))
     assert dict(found.costs()) == {"content": 1, "style": 1, "joint": 0, "second": 2, "picture": 6}
     assert [drawing.row for drawing in found.drawings] == [*rows]

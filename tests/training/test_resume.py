@@ -31,6 +31,7 @@ from b4m.training.state import load_state, save_state
         ("style", [3], {"gradient_accumulation": 2, "target_rows": 2}),
         ("second", [1, 3], {}),
         ("second", [2], {"optimizer": "riemannian-sgd", "lr_schedule": "linear"}),
+        ("second", [1, 2], {"optimizer": "adamw", "lr_schedule": "cosine"}),
         ("joint", [2], {"routing": False}),
     ],
     ids=lambda value: None if isinstance(value, dict) else str(value),

@@ -43,6 +43,7 @@ class StyleOnTopConfig(ShowsBoth, TrainConfig):
 
     stage, result = "cc+cs", LORA_FILE
     needs = ("style_dir", "content_file")
+    own_presets = {"embedded": dict(lr=6e-4, steps=100)}
 
     content_file: InputPath | None = setting("a LoRA file of the content, which is trained on", None)
     watch_every: int = setting(

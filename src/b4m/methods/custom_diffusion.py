@@ -50,7 +50,7 @@ class Custom(TrainConfig):
     result: ClassVar[str] = RESULT
     own_presets = {
         "sdxl": dict(steps=500, lr=2e-5, target_rows=2, gradient_accumulation=1),
-        "embedded": dict(lr=3e-4),
+        "embedded": dict(lr=1.2e-3, steps=400),
     }
 
     prior_weight: float = setting("weight of the loss on the class images", 1.0, low=0, high=1e6)
@@ -65,6 +65,7 @@ class CustomJointConfig(ShowsBoth, Custom):
     """A content and a style in one training."""
 
     stage, needs = "custom-diffusion-joint", ("content_dir", "style_dir")
+    own_presets = {"embedded": dict(lr=6e-4, steps=200)}  # not swept: it takes a minute and more a pair
 
     content_classes_file: InputPath | None = CONTENT_CLASSES
     style_classes_file: InputPath | None = STYLE_CLASSES
