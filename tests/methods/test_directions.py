@@ -8,6 +8,7 @@ from conftest import tiny_pipeline
 from b4m.backbones.sdxl import SDXL
 from b4m.maths.adapter import Adapter
 from b4m.maths.plp import BasisSpec
+from b4m.methods import factors
 from b4m.methods.directions import COLOURS, MANNERS, PLACES, THINGS, measure, prompts
 
 SPEC = BasisSpec(rank=4, inputs="principal")
@@ -34,3 +35,13 @@ def test_it_is_the_same_whatever_the_random_state_and_leaves_the_base_as_it_was(
         assert all(torch.equal(part, after[name]) for name, part in before.items())
     assert all(rows.any() for rows in found[0].values())
     assert all(torch.equal(found[0][name], found[1][name]) for name in found[0])
+
+
+def test_where_nothing_is_frozen_nothing_is_measured(settings, tmp_path, monkeypatch):
+    asked = []
+    monkeypatch.setattr(factors, "measure", lambda adapter, *rest: asked.append(adapter.spec.ratio))
+    for ratio in (0.0, 0.5):
+        factors.adapter_of(
+            SDXL(tiny_pipeline()), settings("content", tmp_path, ratio=ratio, inputs="principal", rank=4)
+        )
+    assert asked == [0.5]

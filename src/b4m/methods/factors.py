@@ -146,7 +146,7 @@ def spec_of(config: Factors) -> BasisSpec:
 def adapter_of(backbone: Backbone, config: Factors) -> Adapter:
     """An adapter on the base model as a job starts it."""
     adapter = Adapter.install(backbone.denoiser, spec_of(config), config.layers)
-    if adapter.spec.inputs == "principal":
+    if adapter.spec.inputs == "principal" and adapter.spec.ratio:  # at 0 there is no C to read with
         measure(adapter, backbone, config.resolution)
     return adapter
 

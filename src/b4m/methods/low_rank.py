@@ -31,7 +31,9 @@ MADE_BY, LEARNED = "b4m.made_by", "b4m.trained_parameters"  # in the headers of 
 class LowRank(TrainConfig):
     """Settings of a training of a LoRA."""
 
-    own_presets = {"embedded": dict(lr=1.2e-3, steps=200)}  # what won in `b4m study table1-tuning`, as of the others
+    own_presets = {
+        "embedded": dict(lr=1.2e-3, steps=200)
+    }  # what won in `b4m study table1-tuning`, as of the others
 
     rank: int = setting("rank of the LoRA", 64, low=1)
     layers: str = setting(
