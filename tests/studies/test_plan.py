@@ -274,6 +274,15 @@ def test_subjects_can_be_exchanged(study_file, tmp_path):
     assert study.prompts == ("one", "two") and study.title == "try"
 
 
+def test_other_subjects_are_shown_whole_whatever_the_study_took_of_its_own(study_file, folders, tmp_path):
+    other = tmp_path / "other.yaml"
+    others = {"contents": [*folders["contents"]], "seeds": [3, 4, 5], "train": {"steps": 9}}
+    other.write_text(yaml.safe_dump(others))
+    study = read_study(study_file(seeds=[0]), str(other))
+    assert study.contents == (*folders["contents"],) and study.seeds == (3, 4, 5)
+    assert study.train == {"rank": 4, "steps": 2}, "how it is done is the study's"
+
+
 def test_patterns_are_folders_in_order(study_file, folders, tmp_path):
     for name in ("b", "a"):
         (tmp_path / "things" / name).mkdir(parents=True)
@@ -397,8 +406,8 @@ def test_the_papers_own_protocol_is_the_same_study_on_other_subjects(tmp_path, m
         for i in range(5):
             (tmp_path / "data" / "partners" / kind / str(i)).mkdir(parents=True)
     monkeypatch.chdir(tmp_path)
-    found = plan(STUDIES / "joint.yaml", subjects=str(SUBJECTS / "sdxl.yaml"))
+    found = plan(STUDIES / "table2.yaml", subjects=str(SUBJECTS / "sdxl.yaml"))
     config = next(iter(found.trainings.values())).config
     assert (config.rank, config.resolution, config.steps) == (64, 512, 1000)
     costs = dict(found.costs())
-    assert costs["joint"] == 3 * (600 + 1) and costs["picture"] == 4 * 3 * 600 * 10
+    assert costs["joint"] == 600 + 1 and costs["picture"] == 4 * 600 * 10

@@ -11,6 +11,20 @@ from ..data.dataset import called
 from ..evaluation.settings import EvaluateConfig
 from ..methods.registry import method
 
+# Of a study's settings: what it is done on.
+SHOWN = (
+    "preset",
+    "contents",
+    "styles",
+    "partner_styles",
+    "partner_contents",
+    "classes",
+    "prompts",
+    "seeds",
+    "labels",
+    "leaks",
+)
+
 
 @dataclass(frozen=True)
 class Row:
@@ -134,13 +148,18 @@ def read_study(path: Path | str, subjects: str | None = None) -> Study:
 
 
 def read_values(path: Path | str, subjects: str | None = None) -> dict[str, Any]:
-    """The settings in a YAML file over those of the subjects that it names. Raises UserError."""
+    """The settings in a YAML file over those of the subjects that it names. Raises UserError.
+
+    subjects: a file to take them from instead: what it says of `SHOWN` then goes before what the study says.
+    """
     values = read_yaml(path)
     own = values.pop("subjects", None)
     if own is not None and not isinstance(own, str):
         raise UserError(f"{path}: subjects {own!r}: expected the name of a YAML file")
-    file = subjects or own
-    return {**(read_yaml(file) if file else {}), **values}
+    if subjects is None:
+        return {**(read_yaml(own) if own else {}), **values}
+    others = read_yaml(subjects)
+    return {**others, **values, **{name: others[name] for name in SHOWN if name in others}}
 
 
 def build(cls: type, values: Any, where: str) -> Any:
