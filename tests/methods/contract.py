@@ -13,7 +13,7 @@ from conftest import SIZE, refused
 from torch import Tensor
 
 from b4m.backbones.cache import encode
-from b4m.backbones.protocol import Backbone, Told
+from b4m.backbones.protocol import Backbone, BySample, Told
 from b4m.backbones.registry import open_backbone
 from b4m.config.resolve import resolve
 from b4m.config.training import TrainConfig
@@ -194,5 +194,7 @@ class Contract:
         files = method.files(pair)
         attach(backbone, **{name: str(path) for name, path in files.items()})
         assert torch.equal(self.answer(backbone), bare) == (not files)
+        if files:
+            assert isinstance(backbone.attached, BySample) == method.by_sample
         attach(backbone)
         assert torch.equal(self.answer(backbone), bare)

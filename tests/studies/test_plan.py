@@ -252,6 +252,14 @@ def test_a_setting_that_nothing_reads_is_refused(changes, words, study_file):
     refused(lambda: plan(study_file(**changes)), words, limit=900)
 
 
+@pytest.mark.parametrize("generate", [{"negative": "base"}, {"compose": "predictions"}])
+def test_what_a_method_cannot_draw_is_refused_before_it_is_trained(generate, study_file):
+    rows = {"a": {"method": "k-lora", "generate": generate}, "b": {"generate": generate}}
+    refused(lambda: plan(study_file(rows=rows)), "row 'a'", "not for method k-lora")
+    del rows["a"]
+    assert plan(study_file(rows=rows)).drawings
+
+
 def test_settings_of_the_study_may_be_for_one_of_its_jobs_only(study_file):
     found = plan(
         study_file(rows={"a": {"method": "joint"}}, train={"rank": 4, "partner_lr": 0.1, "steps": 2})

@@ -252,6 +252,7 @@ class B4M:
     name, doc = "b4m", "content and style of stage one, then the second stage"
     jobs: ClassVar[tuple[type[TrainConfig], ...]] = (ContentConfig, StyleConfig, SecondConfig)
     triggers = True
+    by_sample = True
 
     def task(self, config: Any) -> Task:
         return SecondStage(config) if isinstance(config, SecondConfig) else StageOne(config)

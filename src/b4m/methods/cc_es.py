@@ -213,6 +213,7 @@ class EditedContent:
     name, doc = "cc+es", "an image of the content, inverted and edited by the style's words (CC+ES)"
     jobs = (EditConfig,)
     triggers = True
+    by_sample = False
 
     def task(self, config: Any) -> NullText:
         return NullText(config)

@@ -371,6 +371,7 @@ class CustomDiffusion:
         CustomMergeConfig,
     )
     triggers = True
+    by_sample = False
 
     def task(self, config: Any) -> Any:
         if isinstance(config, CustomMergeConfig):

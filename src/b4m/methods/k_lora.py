@@ -180,6 +180,7 @@ class KLora:
     name, doc = "k-lora", "for each layer and step one of two LoRAs (K-LoRA)"
     jobs = (KLoraConfig,)
     triggers = True
+    by_sample = False
 
     def task(self, config: Any) -> Choice:
         return Choice(config)

@@ -112,6 +112,7 @@ class Lora:
     name, doc = "lora", "an ordinary LoRA, or two that are put together as they draw"
     jobs: tuple[type[TrainConfig], ...] = (LoraContentConfig, LoraStyleConfig)
     triggers = True
+    by_sample = True
 
     def task(self, config: Any) -> Task:
         return LoraTask(config)

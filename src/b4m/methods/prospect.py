@@ -166,6 +166,7 @@ class ProspectMethod:
     name, doc = "prospect", "new words with a meaning for each of ten stages (ProSpect)"
     jobs = (ProspectContentConfig, ProspectStyleConfig)
     triggers = True
+    by_sample = False
 
     def task(self, config: Any) -> ProspectTask:
         return ProspectTask(config)

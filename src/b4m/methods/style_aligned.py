@@ -188,6 +188,7 @@ class StyleAligned:
     )
     jobs = (StyleAlignedConfig,)
     triggers = True
+    by_sample = False
 
     def task(self, config: Any) -> Inversion:
         return Inversion(config)

@@ -92,6 +92,7 @@ class TextualInversion:
     )
     jobs = (InversionContentConfig, InversionStyleConfig)
     triggers = True
+    by_sample = False
 
     def task(self, config: Any) -> InversionTask:
         return InversionTask(config)

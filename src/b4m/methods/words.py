@@ -16,6 +16,7 @@ class Words:
     name, doc = "words", "the base model, asked in plain words"
     jobs: tuple[type[JobConfig], ...] = ()
     triggers = False
+    by_sample = True
 
     def task(self, config: JobConfig) -> Task:
         raise UserError("method words: trains nothing")

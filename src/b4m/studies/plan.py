@@ -177,6 +177,11 @@ class Plan:
             words = {kind: f"{trigger} {words[kind]}" for kind, trigger in self._called.items()}
         prompts = tuple(prompt.format(**words) for prompt in self.study.prompts)
         config = self._generate(name, row, prompts, files)
+        if not way.by_sample and (config.negative == "base" or config.compose == "predictions"):
+            raise UserError(
+                f"row {name!r}: negative base and compose predictions are not for method {row.method}, whose files "
+                "have one strength for a whole batch; leave them out"
+            )
         shown = "-".join(self.names.concept(self.study, folder) for folder in (content, style))
         folder = self.root / "pictures" / f"{shown}-{self.names.key(config, self.made)}"
         return Drawing(name, seed, content, style, changed(config, output_dir=str(folder)), self.names.image)

@@ -60,7 +60,8 @@ class ScaleTask(DenoisingTask):
 class Scale:
     """The method, as the entry point names it."""
 
-    name, doc, triggers, jobs = "scale", "scaled cross-attention", True, (ScaleConfig,)
+    name, doc, jobs = "scale", "scaled cross-attention", (ScaleConfig,)
+    triggers, by_sample = True, False
 
     def task(self, config):
         return ScaleTask(config, {"content": config.content_prompt}, config.content_prompt)
