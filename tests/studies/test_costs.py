@@ -32,7 +32,15 @@ SECONDS = {  # of each stage, so that every sum says which stages are in it
 def plan(tmp_path):
     rows = {
         name: {"method": name}
-        for name in ("joint", "direct-sum", "cc+cs", "custom-diffusion", "cc+es", "words")
+        for name in (
+            "joint",
+            "direct-sum",
+            "cc+cs",
+            "joint-then-second",
+            "custom-diffusion",
+            "cc+es",
+            "words",
+        )
     }
     values = {
         "title": "try",
@@ -61,6 +69,7 @@ def test_each_case_counts_what_is_new_in_it(plan):
     assert found == {  # a new style, both new, another pair of known concepts
         "ours": (2 + 4, 1 + 2 + 4, 4),
         "joint": (32, 32, 32),
+        "joint-then-second": (32 + 4, 32 + 4, 32 + 4),  # one run on all, whose two files go on
         "direct-sum": (64 + 128, 8 + 64 + 128, 128),
         "cc+cs": (16, 8 + 16, 16),
         "custom-diffusion": (512 + 1024, 256 + 512 + 1024, 1024),

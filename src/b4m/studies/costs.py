@@ -78,9 +78,10 @@ def _cost(plan: Plan, drawings: Sequence[Drawing]) -> Cost:
     )
 
 
-def _trainings(plan: Plan, result: Path) -> Iterator[Training]:
-    """The one that makes `result`, and those that make what it needs."""
-    training = plan.trainings[plan.made[str(result)]]
+def _trainings(plan: Plan, file: Path) -> Iterator[Training]:
+    """The one that makes `file`, its result or what comes beside it, and those that make what it needs."""
+    training = plan.jobs[str(file.parent)]
+    assert isinstance(training, Training)
     yield training
     for path in training.needs:
         yield from _trainings(plan, path)
