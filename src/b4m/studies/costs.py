@@ -67,8 +67,9 @@ def _cost(plan: Plan, drawings: Sequence[Drawing]) -> Cost:
         peaks += [known["peak_mb"] for _, known in facts if known]
         for case, new in CASES.items():
             of_case = [known for shown, known in facts if shown in new]
-            if all(of_case):
-                seconds[case].append(sum(known["seconds"] for known in of_case))
+            spent = [known["seconds"] for known in of_case if known]
+            if len(spent) == len(of_case):
+                seconds[case].append(sum(spent))
         if cost_of(drawing).exists():
             images.append(_read(cost_of(drawing))["seconds"])
     return Cost(
