@@ -1,10 +1,12 @@
 """What each row costs: which trainings are new in the cases of Tables 3 and 4."""
 
 import json
+from dataclasses import replace
 
 import pytest
 import yaml
 
+from b4m.config.fields import changed
 from b4m.core.process import peak_mb, restart_peak
 from b4m.studies.costs import CASES, costs_of, costs_table, seconds_of
 from b4m.studies.doing import cost_of
@@ -76,6 +78,14 @@ def test_each_case_counts_what_is_new_in_it(plan):
         "cc+es": (0, 8 + 2048, 0),  # the content's image is inverted once for all styles
         "words": (0, 0, 0),
     }
+
+
+def test_a_file_from_elsewhere_costs_the_study_nothing(plan, tmp_path):
+    done(plan)
+    drawing = plan.drawings[0]
+    more = changed(drawing.config, more_files=(str(tmp_path / "found.safetensors"),), more_strengths=(1.0,))
+    plan.drawings = [replace(drawing, config=more)]
+    assert costs_of(plan)["ours"].seconds[BOTH] == 1 + 2 + 4
 
 
 def test_memory_is_that_of_the_largest_training(plan):

@@ -135,9 +135,7 @@ class Method(Protocol):
         tuple[type[JobConfig], ...]
     ]  # settings of its trainings (TrainConfig) and assemblies (others)
     triggers: ClassVar[bool]  # whether prompts call its concepts by trigger words
-    by_sample: ClassVar[
-        bool
-    ]  # whether samples of one batch may differ in strength: what --negative base needs
+    by_sample: ClassVar[bool]  # whether samples of a batch may differ in strength, as --negative base asks
 
     def task(self, config: Any) -> Any:
         """Inputs of one of `jobs`, read and checked: a `Task` of a `TrainConfig`, else an `Assembly`. UserError."""

@@ -80,12 +80,15 @@ def _cost(plan: Plan, drawings: Sequence[Drawing]) -> Cost:
 
 
 def _trainings(plan: Plan, file: Path) -> Iterator[Training]:
-    """The one that makes `file`, its result or what comes beside it, and those that make what it needs."""
-    training = plan.jobs[str(file.parent)]
-    assert isinstance(training, Training)
-    yield training
-    for path in training.needs:
-        yield from _trainings(plan, path)
+    """The one that makes `file`, its result or what comes beside it, and those that make what it needs.
+
+    None for a file from elsewhere, which the study's settings name.
+    """
+    training = plan.jobs.get(str(file.parent))
+    if isinstance(training, Training):
+        yield training
+        for path in training.needs:
+            yield from _trainings(plan, path)
 
 
 def _shown(plan: Plan, training: Training) -> set[str]:
