@@ -54,7 +54,7 @@ WORKING = {
     JointConfig: {"content_dir": ("c",), "style_dir": ("s",)},
     GenerateConfig: {"prompts": ("x",)},
     EvaluateConfig: {"lora_file": "l", "prompts": ("x",), "content_dir": "c", "style_dir": "s"},
-    StudyConfig: {"study": "joint"},
+    StudyConfig: {"study": "table2"},
     LibraryConfig: {"build": "examples/configs/library/world.yaml"},
     InspectConfig: {"file": "f"},
     BenchConfig: {},

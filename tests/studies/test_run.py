@@ -194,4 +194,4 @@ def test_dry_run_counts_and_learns_what_things_cost(config):
 
 def test_a_study_that_is_not_there_names_those_that_are():
     with pytest.raises(UserError, match="no such file, nor one of .*table1-ablations"):
-        StudyConfig("table2")
+        StudyConfig("table9")
