@@ -17,6 +17,7 @@ from b4m.backbones.protocol import Backbone, BySample, Told
 from b4m.backbones.registry import open_backbone
 from b4m.config.resolve import resolve
 from b4m.config.training import TrainConfig
+from b4m.core.errors import UserError
 from b4m.data.images import load_folder
 from b4m.files.opening import open_any
 from b4m.methods.protocol import Learner, Method
@@ -196,5 +197,15 @@ class Contract:
         assert torch.equal(self.answer(backbone), bare) == (not files)
         if files:
             assert isinstance(backbone.attached, BySample) == method.by_sample
+            assert _turns_apart(backbone) == method.two_dials
         attach(backbone)
         assert torch.equal(self.answer(backbone), bare)
+
+
+def _turns_apart(backbone: Backbone) -> bool:
+    """Whether what is attached takes a strength of the content without one of the style."""
+    try:
+        dials(backbone, 1.0, 0.0)
+    except UserError:
+        return False
+    return True

@@ -87,7 +87,7 @@ def trainings(tiny_base, folders, tmp_path_factory) -> Trainings:
 def test_methods_say_what_they_are(name):
     found: type[Method] = METHODS.get(name)
     assert found.name == name and len(found.doc) > 10 and "\n" not in found.doc
-    assert isinstance(found.triggers, bool) and isinstance(found.by_sample, bool)
+    assert {type(of) for of in (found.triggers, found.by_sample, found.two_dials)} == {bool}
     for job in found.jobs:
         assert issubclass(job, JobConfig)
         assert method_of(job).name == name  # a job belongs to one method

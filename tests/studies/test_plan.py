@@ -260,6 +260,53 @@ def test_what_a_method_cannot_draw_is_refused_before_it_is_trained(generate, stu
     assert plan(study_file(rows=rows)).drawings
 
 
+def test_dials_that_a_file_cannot_turn_apart_are_refused_before_it_is_trained(study_file):
+    turned = {"generate": {"style_strength": 0.5}}
+    refused(
+        lambda: plan(study_file(rows={"a": {"method": "ziplora", **turned}})),
+        "row 'a': content strength 1 and style strength 0.5",
+        "turn both at once",
+    )
+    both = {"method": "ziplora", "generate": {"content_strength": 0.5, "style_strength": 0.5}}
+    assert plan(study_file(rows={"a": both, "b": turned})).drawings
+
+
+def test_a_row_with_dials_is_a_row_for_each_position_on_one_curve(study_file):
+    rows = {
+        "ours": {"dials": [[1, 0.5], [1.0, 1.0]], "generate": {"guidance": 2}},
+        "words": {"method": "words"},
+    }
+    found = plan(study_file(rows=rows))
+    names = ["ours, content 1, style 0.5", "ours, content 1, style 1"]
+    assert [drawing.row for drawing in found.drawings] == [*names, "words"]
+    turned = [
+        (d.config.content_strength, d.config.style_strength, d.config.guidance) for d in found.drawings[:2]
+    ]
+    assert turned == [(1, 0.5, 2), (1, 1, 2)]
+    assert found.study.curves == {"ours": names}
+    assert len(found.trainings) == 3, "a dial trains nothing"
+
+
+def test_rows_may_say_which_curve_they_are_on(study_file):
+    """Guidance is a dial, too."""
+    rows = {f"at {g}": {"curve": "ours", "generate": {"guidance": g}} for g in (1, 2)}
+    assert read_study(study_file(rows=rows)).curves == {"ours": ["at 1", "at 2"]}
+
+
+@pytest.mark.parametrize("dials", [[1], [[1, 2, 3]], [["a", 1]], [[True, 1]]])
+def test_dials_that_are_no_positions_are_refused(dials, study_file):
+    refused(
+        lambda: plan(study_file(rows={"a": {"dials": dials}})),
+        "row 'a'",
+        "[content strength, style strength]",
+    )
+
+
+def test_a_row_says_its_strengths_in_one_place(study_file):
+    rows = {"a": {"dials": [[1, 1]], "generate": {"style_strength": 0.5}}}
+    refused(lambda: plan(study_file(rows=rows)), "row 'a'", "style_strength", "take one away")
+
+
 def test_settings_of_the_study_may_be_for_one_of_its_jobs_only(study_file):
     found = plan(
         study_file(rows={"a": {"method": "joint"}}, train={"rank": 4, "partner_lr": 0.1, "steps": 2})

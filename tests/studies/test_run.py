@@ -16,6 +16,8 @@ from b4m.apps.vote.settings import MakeConfig
 from b4m.core.errors import Busy, UserError
 from b4m.core.lock import exclusive
 from b4m.evaluation.manifest import read_manifest
+from b4m.studies.file import read_study
+from b4m.studies.frontier import frontier
 from b4m.studies.run import dry_run, study
 from b4m.studies.settings import StudyConfig
 
@@ -58,6 +60,27 @@ def test_a_study_may_choose_its_own_baseline(config):
     values["evaluate"]["baseline"] = "two"
     config.path.write_text(yaml.safe_dump(values, sort_keys=False))
     assert scores_of(study(config))["baseline"] == "two"
+
+
+def test_a_study_with_dials_draws_its_frontier(config):
+    values = yaml.safe_load(config.path.read_text())
+    values["rows"] = {
+        "ours": {"method": "composed", "dials": [[1, 0], [1, 1], [0, 1]]},
+        "words": {"method": "words"},
+    }
+    config.path.write_text(yaml.safe_dump(values, sort_keys=False))
+    folder = study(config)
+    assert Image.open(folder / "frontier.png").size > (500, 300)
+    drawn = frontier(scores_of(folder), read_study(config.path).curves)
+    panel = drawn.axes[1]  # of the alignments; nothing classifies here
+    lines = {line.get_label(): line for line in panel.get_lines()}
+    assert [*lines] == ["ours", "words"]
+    rows = scores_of(folder)["rows"]
+    points = [
+        tuple(entry["scores"][name]["mean"] for name in ("content", "style")) for entry in rows.values()
+    ]
+    assert [(x, y) for x, y in lines["ours"].get_xydata()] == points[:3]
+    assert [(x, y) for x, y in lines["words"].get_xydata()] == points[3:]
 
 
 def test_a_row_is_drawn_in_its_own_precision_whichever_row_came_before(config):

@@ -253,6 +253,7 @@ class B4M:
     jobs: ClassVar[tuple[type[TrainConfig], ...]] = (ContentConfig, StyleConfig, SecondConfig)
     triggers = True
     by_sample = True
+    two_dials = True
 
     def task(self, config: Any) -> Task:
         return SecondStage(config) if isinstance(config, SecondConfig) else StageOne(config)

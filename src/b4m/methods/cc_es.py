@@ -214,6 +214,7 @@ class EditedContent:
     jobs = (EditConfig,)
     triggers = True
     by_sample = False
+    two_dials = True
 
     def task(self, config: Any) -> NullText:
         return NullText(config)

@@ -372,6 +372,7 @@ class CustomDiffusion:
     )
     triggers = True
     by_sample = False
+    two_dials = False
 
     def task(self, config: Any) -> Any:
         if isinstance(config, CustomMergeConfig):

@@ -181,6 +181,7 @@ class KLora:
     jobs = (KLoraConfig,)
     triggers = True
     by_sample = False
+    two_dials = True
 
     def task(self, config: Any) -> Choice:
         return Choice(config)

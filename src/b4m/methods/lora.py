@@ -113,6 +113,7 @@ class Lora:
     jobs: tuple[type[TrainConfig], ...] = (LoraContentConfig, LoraStyleConfig)
     triggers = True
     by_sample = True
+    two_dials = True
 
     def task(self, config: Any) -> Task:
         return LoraTask(config)

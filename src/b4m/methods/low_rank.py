@@ -215,6 +215,7 @@ class WritesLoras:
     name: str
     triggers = True
     by_sample = True
+    two_dials = False
 
     def attach(self, backbone: Backbone, files: Mapping[str, Opened]) -> NoReturn:
         where = next(iter(files.values())).where

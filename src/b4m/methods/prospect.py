@@ -167,6 +167,7 @@ class ProspectMethod:
     jobs = (ProspectContentConfig, ProspectStyleConfig)
     triggers = True
     by_sample = False
+    two_dials = True
 
     def task(self, config: Any) -> ProspectTask:
         return ProspectTask(config)

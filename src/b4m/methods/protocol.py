@@ -136,6 +136,7 @@ class Method(Protocol):
     ]  # settings of its trainings (TrainConfig) and assemblies (others)
     triggers: ClassVar[bool]  # whether prompts call its concepts by trigger words
     by_sample: ClassVar[bool]  # whether samples of a batch may differ in strength, as --negative base asks
+    two_dials: ClassVar[bool]  # whether its images turn content and style apart
 
     def task(self, config: Any) -> Any:
         """Inputs of one of `jobs`, read and checked: a `Task` of a `TrainConfig`, else an `Assembly`. UserError."""

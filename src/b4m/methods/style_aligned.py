@@ -189,6 +189,7 @@ class StyleAligned:
     jobs = (StyleAlignedConfig,)
     triggers = True
     by_sample = False
+    two_dials = True
 
     def task(self, config: Any) -> Inversion:
         return Inversion(config)

@@ -93,6 +93,7 @@ class TextualInversion:
     jobs = (InversionContentConfig, InversionStyleConfig)
     triggers = True
     by_sample = False
+    two_dials = True
 
     def task(self, config: Any) -> InversionTask:
         return InversionTask(config)

@@ -17,6 +17,7 @@ class Words:
     jobs: tuple[type[JobConfig], ...] = ()
     triggers = False
     by_sample = True
+    two_dials = False
 
     def task(self, config: JobConfig) -> Task:
         raise UserError("method words: trains nothing")

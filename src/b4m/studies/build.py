@@ -7,7 +7,7 @@ from typing import Any
 
 from ..config.fields import check, setting
 from ..core.errors import UserError
-from .file import Study, build, read_values
+from .file import Study, build, is_position, read_values
 
 LEFT_OUT = ("rows", "training_seeds")  # of a study's settings: what a library says otherwise
 DIALS = {"more content": [1.0, 0.7], "both": [1.0, 1.0], "more style": [0.7, 1.0]}
@@ -33,8 +33,7 @@ class Own:
             if not getattr(self, name):
                 raise UserError(f"{name}: empty; a library needs at least one")
         for name, strengths in self.dials.items():
-            pair = strengths if isinstance(strengths, list | tuple) else ()
-            if len(pair) != 2 or not all(type(value) in (int, float) for value in pair):
+            if not is_position(strengths):
                 raise UserError(
                     f"dials: {name} is {strengths!r}; expected [content strength, style strength], as in [1, 0.7]"
                 )

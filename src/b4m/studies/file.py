@@ -1,6 +1,6 @@
 """A study as it is written down: rows, pairs, prompts, seeds and settings, from a YAML file."""
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -38,10 +38,45 @@ class Row:
     content_pictures: int | None = setting("use the first so many images of a content", None, low=1)
     style_pictures: int | None = setting("use the first so many images of a style", None, low=1)
     partners: int | None = setting("use the first so many partners", None, low=1)
+    dials: tuple[Any, ...] = setting(
+        "positions of the dials, [content strength, style strength] each; the row is then a row for every one",
+        (),
+    )
+    curve: str | None = setting(
+        "rows of one curve are joined in the picture of the frontier (default: of rows from dials, the row's name)",
+        None,
+    )
 
     def __post_init__(self) -> None:
         check(self)
         method(self.method)
+        for position in self.dials:
+            if not is_position(position):
+                raise UserError(
+                    f"dials: {position!r}; expected [content strength, style strength], as in [1, 0.7]"
+                )
+        if turned := {"content_strength", "style_strength"} & self.generate.keys() if self.dials else ():
+            raise UserError(
+                f"generate: {min(turned)}: a row with dials says its strengths there; take one away"
+            )
+
+    def at_dials(self, name: str) -> dict[str, "Row"]:
+        """Itself as `name`; or a row for every position of the dials, all of one curve."""
+        if not self.dials:
+            return {name: self}
+        rows: dict[str, Row] = {}
+        for content, style in self.dials:
+            turned = {**self.generate, "content_strength": content, "style_strength": style}
+            rows[f"{name}, content {content:g}, style {style:g}"] = replace(
+                self, dials=(), generate=turned, curve=self.curve or name
+            )
+        return rows
+
+
+def is_position(value: Any) -> bool:
+    """Whether it is [content strength, style strength]."""
+    pair = value if isinstance(value, list | tuple) else ()
+    return len(pair) == 2 and all(type(each) in (int, float) for each in pair)
 
 
 @dataclass(frozen=True)
@@ -85,8 +120,9 @@ class Study:
         for name, value in named.items():
             if not value:
                 raise UserError(f"{name}: empty; a study needs at least one")
-        rows = {name: build(Row, row or {}, f"row {name!r}") for name, row in self.rows.items()}
-        object.__setattr__(self, "rows", rows)
+        written = {name: build(Row, row or {}, f"row {name!r}") for name, row in self.rows.items()}
+        turned = [row.at_dials(name) for name, row in written.items()]
+        object.__setattr__(self, "rows", {name: row for rows in turned for name, row in rows.items()})
         # Read when all is drawn: what is wrong with them should not wait that long.
         build(EvaluateConfig, {**self.evaluate, "pictures": "."}, "evaluate")
         for label in self.labels.values():
@@ -102,6 +138,15 @@ class Study:
                 raise UserError(
                     f"prompt {prompt!r}: only {{content}} and {{style}} can be filled in"
                 ) from error
+
+    @property
+    def curves(self) -> dict[str, list[str]]:
+        """Rows that are joined in the picture of the frontier, by the name of their curve; empty without any."""
+        found: dict[str, list[str]] = {}
+        for name, row in self.rows.items():
+            if row.curve:
+                found.setdefault(row.curve, []).append(name)
+        return found
 
     def word(self, folder: str) -> str:
         """The plain word of a reference folder or a data set."""

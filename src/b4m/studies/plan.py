@@ -182,6 +182,11 @@ class Plan:
                 f"row {name!r}: negative base and compose predictions are not for method {row.method}, whose files "
                 "have one strength for a whole batch; leave them out"
             )
+        if files and not way.two_dials and config.content_strength != config.style_strength:
+            raise UserError(
+                f"row {name!r}: content strength {config.content_strength:g} and style strength "
+                f"{config.style_strength:g}: files of method {row.method} turn both at once; give the same for both"
+            )
         shown = "-".join(self.names.concept(self.study, folder) for folder in (content, style))
         folder = self.root / "pictures" / f"{shown}-{self.names.key(config, self.made)}"
         return Drawing(name, seed, content, style, changed(config, output_dir=str(folder)), self.names.image)

@@ -11,7 +11,7 @@ from ..config.fields import InputPath, OutputPath
 from ..config.presets import PRESETS
 from ..core.errors import Busy
 from ..core.lock import exclusive
-from ..core.storage import write_text
+from ..core.storage import write_atomic, write_text
 from ..data.references import references
 from ..evaluation.evaluate import score_all
 from ..evaluation.manifest import Shot, in_plain_words, write_manifest
@@ -22,6 +22,7 @@ from .engines.drive import drive
 from .engines.open import engine
 from .engines.slurm import write_slurm
 from .file import read_study
+from .frontier import frontier
 from .plan import Plan
 from .settings import EngineConfig, StudyConfig
 from .tasks import drawings_of, work_list
@@ -98,6 +99,9 @@ def _results(config: StudyConfig, plan: Plan) -> Path:
             f"{study.title}. Command: `{config.command}`\n\n{tables(scored['summary'])}\n{costs_table(costs)}"
         )
         write_text(folder / "results.md", text)
+        if study.curves:
+            drawn = frontier(scored["summary"], study.curves)
+            write_atomic(folder / "frontier.png", lambda path: drawn.savefig(path, dpi=120))
     return folder
 
 

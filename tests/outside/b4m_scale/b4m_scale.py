@@ -61,7 +61,7 @@ class Scale:
     """The method, as the entry point names it."""
 
     name, doc, jobs = "scale", "scaled cross-attention", (ScaleConfig,)
-    triggers, by_sample = True, False
+    triggers, by_sample, two_dials = True, False, True
 
     def task(self, config):
         return ScaleTask(config, {"content": config.content_prompt}, config.content_prompt)
