@@ -1,7 +1,8 @@
 """How far the judges see what a person sees on generated pictures, and what each other sees.
 
     python examples/world/check_base.py --sheet sheet.png
-    python examples/world/by_eye.py sheet.png seen.csv
+    python examples/world/by_eye.py sheet.png --mix mixed.webp      # so that no place tells what was asked for
+    python examples/world/by_eye.py mixed.webp --seen seen.csv      # after looking at every picture
 
 seen.csv names in its first line aspects of judge.NAMES; then comes a line for each picture of the sheet, row by row
 from the left. An empty cell is what cannot be told by looking, and is asked of nobody.
@@ -21,6 +22,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 import numpy as np
 from PIL import Image
 
+from world.check_base import sheet as sheet_of
 from world.dataset import SIZE, as_tensor
 from world.judge import JUDGES, NAMES, agreement, load_judge
 
@@ -31,6 +33,12 @@ def pictures_of(sheet: Image.Image) -> np.ndarray:
     rows, columns = pixels.shape[0] // SIZE, pixels.shape[1] // SIZE
     grid = pixels[: rows * SIZE, : columns * SIZE].reshape(rows, SIZE, columns, SIZE, 3)
     return grid.swapaxes(1, 2).reshape(-1, SIZE, SIZE, 3)
+
+
+def mixed(sheet: Image.Image, seed: int = 0) -> Image.Image:
+    """The sheet with its pictures in an order drawn from `seed`."""
+    pictures = pictures_of(sheet)
+    return sheet_of(pictures[np.random.default_rng(seed).permutation(len(pictures))], sheet.width // SIZE)
 
 
 def read_seen(path: Path, count: int) -> list[dict[str, str]]:
@@ -68,10 +76,16 @@ def compare(
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("sheet", type=Path)
-    parser.add_argument("seen", type=Path)
+    parser.add_argument("--seen", type=Path, help="what a person sees, to compare with")
+    parser.add_argument("--mix", type=Path, help="save the sheet with its pictures in another order")
     parser.add_argument("--judges", type=Path, default=JUDGES)
     options = parser.parse_args()
-    pixels = pictures_of(Image.open(options.sheet))
+    whole = Image.open(options.sheet)
+    if options.mix:
+        mixed(whole).save(options.mix, quality=90)
+    if not options.seen:
+        return
+    pixels = pictures_of(whole)
     try:
         seen = read_seen(options.seen, len(pixels))
     except (OSError, ValueError) as error:

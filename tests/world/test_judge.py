@@ -29,7 +29,7 @@ def test_agreement_is_a_share_of_those_that_were_asked():
     assert judge.agreement(said, asked) == {"class": 0.5, "ground": 1.0}
 
 
-@pytest.mark.parametrize("kind", ["resnet", "vit"])
+@pytest.mark.parametrize("kind", ["resnet", "convnext"])
 def test_a_file_names_the_same_as_the_judge_that_it_was_saved_from(tmp_path, kind):
     torch.manual_seed(0)
     whole = judge.Judge(kind).half().float().eval()  # a file holds half precision
@@ -40,14 +40,14 @@ def test_a_file_names_the_same_as_the_judge_that_it_was_saved_from(tmp_path, kin
     assert judge.load_judge(tmp_path / f"{kind}.safetensors").name(pictures) == whole.name(pictures)
 
 
-@pytest.mark.parametrize("kind", ["resnet", "vit"])
+@pytest.mark.parametrize("kind", ["resnet", "convnext"])
 def test_augmented_pictures_keep_their_shape_and_come_out_the_same_again(kind):
     pictures = torch.rand(4, 3, 128, 128) * 2 - 1
     one, other = (judge.AUGMENT[kind](pictures, torch.Generator().manual_seed(3)) for _ in range(2))
     assert one.shape == pictures.shape and torch.equal(one, other) and not torch.equal(one, pictures)
 
 
-@pytest.mark.parametrize("kind", ["resnet", "vit"])
+@pytest.mark.parametrize("kind", ["resnet", "convnext"])
 def test_a_judge_that_is_trained_is_not_trained_again(tmp_path, monkeypatch, kind):
     for module in (dataset, judge):
         monkeypatch.setattr(module, "SHARD", 8)
