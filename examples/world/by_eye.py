@@ -80,6 +80,8 @@ def main() -> None:
     parser.add_argument("--mix", type=Path, help="save the sheet with its pictures in another order")
     parser.add_argument("--judges", type=Path, default=JUDGES)
     options = parser.parse_args()
+    if not (options.mix or options.seen):
+        parser.error("give --mix, --seen or both")
     whole = Image.open(options.sheet)
     if options.mix:
         mixed(whole).save(options.mix, quality=90)

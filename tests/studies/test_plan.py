@@ -302,6 +302,18 @@ def test_dials_that_are_no_positions_are_refused(dials, study_file):
     )
 
 
+@pytest.mark.parametrize(
+    ("rows", "said"),
+    [
+        ({"a": {"dials": [[1, 1]]}, "a, content 1, style 1": {}}, "is a row already"),
+        ({"a": {}, "b": {"curve": "a"}}, "row 'a': a curve of other rows is called so"),
+    ],
+)
+def test_two_of_one_name_are_refused(rows, said, study_file):
+    """One would take the other's place in the table or in the picture."""
+    refused(lambda: read_study(study_file(rows=rows)), said)
+
+
 def test_a_row_says_its_strengths_in_one_place(study_file):
     rows = {"a": {"dials": [[1, 1]], "generate": {"style_strength": 0.5}}}
     refused(lambda: plan(study_file(rows=rows)), "row 'a'", "style_strength", "take one away")

@@ -65,12 +65,23 @@ class Row:
         if not self.dials:
             return {name: self}
         rows: dict[str, Row] = {}
-        for content, style in self.dials:
+        for content, style in dict.fromkeys(map(tuple, self.dials)):
             turned = {**self.generate, "content_strength": content, "style_strength": style}
             rows[f"{name}, content {content:g}, style {style:g}"] = replace(
                 self, dials=(), generate=turned, curve=self.curve or name
             )
         return rows
+
+
+def _turned(written: dict[str, Row]) -> dict[str, Row]:
+    """All rows, those with dials at each of their positions. Raises UserError for two of one name."""
+    rows: dict[str, Row] = {}
+    for written_name, row in written.items():
+        for name, turned in row.at_dials(written_name).items():
+            if name in rows:
+                raise UserError(f"row {written_name!r}: {name!r} is a row already; take one of them away")
+            rows[name] = turned
+    return rows
 
 
 def is_position(value: Any) -> bool:
@@ -121,8 +132,11 @@ class Study:
             if not value:
                 raise UserError(f"{name}: empty; a study needs at least one")
         written = {name: build(Row, row or {}, f"row {name!r}") for name, row in self.rows.items()}
-        turned = [row.at_dials(name) for name, row in written.items()]
-        object.__setattr__(self, "rows", {name: row for rows in turned for name, row in rows.items()})
+        object.__setattr__(self, "rows", _turned(written))
+        if clash := sorted(self.curves.keys() & {name for name, row in self.rows.items() if not row.curve}):
+            raise UserError(
+                f"row {clash[0]!r}: a curve of other rows is called so; name the row or the curve otherwise"
+            )
         # Read when all is drawn: what is wrong with them should not wait that long.
         build(EvaluateConfig, {**self.evaluate, "pictures": "."}, "evaluate")
         for label in self.labels.values():
