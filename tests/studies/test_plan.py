@@ -418,14 +418,31 @@ def reached(by_folder: dict[Path, Training], drawing: Drawing) -> list[JobConfig
     return [*behind.values()]
 
 
+def at_dials(name: str, row: dict) -> list[tuple[str, dict]]:
+    """What a row stands for: itself, or a row for each position of its dials."""
+    if "dials" not in row:
+        return [(name, row)]
+    return [
+        (
+            f"{name}, content {content}, style {style}",
+            {
+                **row,
+                "generate": {**row.get("generate", {}), "content_strength": content, "style_strength": style},
+            },
+        )
+        for content, style in row["dials"]
+    ]
+
+
 def check_planned(found: Plan, rows: dict) -> None:
     """Every row is drawn for every pair and training seed, from trainings that do what the row says, and no others."""
     study, used, by_folder = found.study, set(), folders_of(found)
+    rows = dict(at for name, row in rows.items() for at in at_dials(name, row or {}))
     wanted = product(rows, study.contents, study.styles, study.training_seeds)
     asked = sorted((d.row, d.content, d.style, d.training_seed) for d in found.drawings)
     assert asked == sorted(wanted)
     for drawing in found.drawings:
-        row, configs = rows[drawing.row] or {}, reached(by_folder, drawing)
+        row, configs = rows[drawing.row], reached(by_folder, drawing)
         used |= {config.output_dir for config in configs}
         assert {config.seed for config in configs if hasattr(config, "seed")} <= {drawing.training_seed}
         assert len(drawing.asked) == len(study.prompts) * len(study.seeds)
