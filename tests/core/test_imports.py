@@ -32,4 +32,4 @@ def test_nothing_is_done_where_the_libraries_are_there(monkeypatch):
     frozen = gc.get_freeze_count()
     with importing():
         assert gc.isenabled()
-    assert gc.get_freeze_count() == frozen
+    assert gc.get_freeze_count() <= frozen  # what was frozen before may die meanwhile
