@@ -24,11 +24,11 @@ BROUGHT = {  # what a recipe asks for, and what its head counts of it: trainings
 }
 
 
-def counts(recipe: Path, root: Path) -> tuple[int, int, int]:
+def counts(recipe: Path, root: Path, known: tuple[str, ...] = ("content", "style")) -> tuple[int, int, int]:
     plan = plan_library(LibraryConfig(str(recipe), output_dir=str(root)))[1]
     pairs = {(drawing.content, drawing.style) for drawing in plan.drawings}
     stages = Counter(training.config.stage for training in plan.trainings.values())
-    assert not stages.keys() - {"content", "style"}
+    assert set(stages) == set(known)
     return stages.total(), len(pairs), sum(len(drawing.asked) for drawing in plan.drawings)
 
 
@@ -53,4 +53,5 @@ def test_a_recipe_plans_as_its_head_says(name, tmp_path, monkeypatch):
 @pytest.mark.parametrize("name", BROUGHT)
 def test_its_analogue_plans_without_anything_brought(name, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    assert counts(FOLDER / "drawn" / f"{name}.yaml", tmp_path / "out") == (2, 1, 12)
+    drawn = FOLDER / "drawn" / f"{name}.yaml"
+    assert counts(drawn, tmp_path / "out", known=("content", "style", "second")) == (3, 1, 12)

@@ -26,8 +26,8 @@ UNet 70 ms a step of 512, all of it launching kernels, and 141 ms of 2048; torch
 PyTorch's fused attention the gradients of the UNet were no longer finite after 340 steps of 2048 at 1e-3 (of 512 at
 1.2e-3 after 200 to 400), while its losses were, and so are the gradients of the same weights on a CPU. Why was not
 found; attention is plain here on any device: 4,109 steps of 2048 at 1.2e-3 on an H200, every gradient finite. There a
-step of the UNet took 125 ms of 1024 (launching kernels) and 141 ms of 2048; 132 with norms in bfloat16, and no less with
-channels_last; with Muon, matrices of one shape together, about 160.
+step of the UNet took 125 ms of 1024 (launching kernels) and 141 ms of 2048; 132 with norms in bfloat16, and no less
+with channels_last; with Muon, matrices of one shape together, about 160.
 """
 
 from __future__ import annotations

@@ -216,7 +216,7 @@ def test_concept_files(trained, fused, tmp_path, kind):
     for layer, (up, down) in fused[kind].items():
         found = report["layers"][layer]
         assert (found["m"], found["n"], found["r"]) == (up.shape[0], down.shape[1], down.shape[0])
-        agree(found, dense(up, down, frozen_sizes(len(up), down.shape[1], 0.5)))
+        agree(found, dense(up, down, frozen_sizes(len(up), down.shape[1], load_concept(file).spec.ratio)))
     folder = tmp_path / "new" / "out"
     assert json.loads((folder / "inspection.json").read_text(encoding="utf-8")) == report
     with Image.open(folder / "inspection.png") as picture:
@@ -235,7 +235,7 @@ def test_a_fused_file_and_any_other_lora(fused, tmp_path, trained, dtype):
             ("fused", dataclasses.asdict(spec)) if metadata else ("LoRA", None)
         )
         for layer, (up, down) in load_lora(file)[0].items():
-            sizes = frozen_sizes(len(up), down.shape[1], 0.5) if metadata else None
+            sizes = frozen_sizes(len(up), down.shape[1], spec.ratio) if metadata else None
             agree(report["layers"][layer], dense(up, down, sizes))
 
 

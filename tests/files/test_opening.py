@@ -68,7 +68,9 @@ def test_a_fused_file(files):
         "b4m",
         ("diffusers",),
     )
-    assert opened.spec == BasisSpec(rank=4, scale=8.0, inputs="principal") and opened.concept is None
+    assert (
+        opened.spec == BasisSpec(rank=4, ratio=0.25, scale=8.0, inputs="principal") and opened.concept is None
+    )
     assert opened.metadata == metadata and opened.layers.keys() == layers.keys()
     for name, pair in layers.items():
         assert all(torch.equal(a, b) for a, b in zip(opened.layers[name], pair, strict=True))

@@ -50,7 +50,7 @@ def test_stage_one_starts_as_the_identity_with_adamw_and_a_rate_per_factor(stage
     learner = begun(settings(stage, tmp_path, lr=1e-2, partner_lr=1e-3, weight_decay=0.1))
     assert not any(parameter.any() for parameter in learner.named.values())
     inputs = "principal" if stage == "content" else "cosine"
-    assert learner.adapter.spec == BasisSpec(0, 4, 0.5, "exact", 8.0, inputs)
+    assert learner.adapter.spec == BasisSpec(0, 4, 0.25, "exact", 8.0, inputs)
     assert learner.adapter.choice == "all"
     made = learner.optimizer()
     assert type(made) is torch.optim.AdamW
@@ -108,7 +108,7 @@ def test_second_stage_sends_every_sample_to_both(second):
 def test_files_that_do_not_fit_are_refused(second, trained, tmp_path):
     refused(lambda: B4M().task(second(content_file=trained["style_file"])), "style")
     concept = load_concept(trained["content_file"])
-    for change in ({"seed": 5}, {"kind": "random"}, {"ratio": 0.25}):
+    for change in ({"seed": 5}, {"kind": "random"}, {"ratio": 0.5}):
         spec = replace(concept.spec, inputs="cosine", **change)
         other = str(tmp_path / "other.safetensors")
         save_concept(other, replace(concept, spec=spec, inputs={}))

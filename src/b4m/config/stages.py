@@ -142,7 +142,7 @@ class JointConfig(ShowsBoth, Factors, TrainConfig):
 
     stage, result = "joint", LORA_FILE
     needs = ("content_dir", "style_dir")
-    own_presets = {"embedded": dict(rank=64, lr=1.2e-3, steps=100)}  # JTtrain's, of `b4m study table1-tuning`
+    own_presets = {"embedded": dict(rank=64, lr=1.2e-3, steps=200)}  # JTtrain's, of `b4m study table1-tuning`
 
 
 @dataclass(frozen=True, kw_only=True)

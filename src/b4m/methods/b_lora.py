@@ -22,7 +22,7 @@ PUBLISHED = dict(steps=1000, lr=5e-5, layers="all", gradient_accumulation=1)
 class BLora(LowRank):
     """Settings of a training of both blocks, of which one is kept. The paper shows a single image."""
 
-    own_presets = {"sdxl": PUBLISHED, "embedded": dict(lr=9.6e-3)}
+    own_presets = {"sdxl": PUBLISHED, "embedded": dict(lr=9.6e-3, steps=200)}
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -32,7 +32,7 @@ class LowRank(TrainConfig):
     """Settings of a training of a LoRA."""
 
     # On the embedded base, here and of the other methods: what won in `b4m study table1-tuning`.
-    own_presets: ClassVar[dict[str, dict[str, Any]]] = {"embedded": dict(lr=1.2e-3, steps=200)}
+    own_presets: ClassVar[dict[str, dict[str, Any]]] = {"embedded": dict(lr=6e-4, steps=100)}
 
     rank: int = setting("rank of the LoRA", 64, low=1)
     layers: str = setting(

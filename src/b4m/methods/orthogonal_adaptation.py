@@ -37,7 +37,8 @@ from .protocol import Pair
 class Orthogonal(LowRank):
     """Settings of a concept: dW = U D, where only U learns and D is a share of the basis."""
 
-    own_presets = {"embedded": dict(rank=32)}  # two concepts fit side by side into its narrowest layers
+    # Of this rank two concepts fit side by side into the narrowest layers.
+    own_presets = {"embedded": dict(rank=32, lr=1.2e-3, steps=200)}
 
     columns: str = setting(
         "which columns of the basis a concept takes: drawn at random as in the paper, or never another kind's",

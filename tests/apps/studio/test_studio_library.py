@@ -53,7 +53,7 @@ def test_roles_and_files_that_are_not_there_are_refused(project, taught):
 CHANGES = {
     "nothing": {},
     "seed": {"seed": 5},
-    "ratio": {"ratio": 0.25},
+    "ratio": {"ratio": 0.5},
     "basis": {"kind": "random"},
     "scale": {"scale": 2.0},
     "layers": {"layers": "square"},
