@@ -2,13 +2,17 @@
 
 import subprocess
 from dataclasses import fields
+from types import SimpleNamespace
+from typing import cast
 
 import pytest
 from conftest import refused
 
 from b4m.apps import flags
 from b4m.apps.studio import advanced, command
+from b4m.apps.studio.library import Concept
 from b4m.apps.studio.plain import without_paths
+from b4m.apps.studio.sheet import pair_prompt
 from b4m.apps.studio.words import look
 from b4m.config.stages import ContentConfig, StyleConfig
 
@@ -101,3 +105,10 @@ def test_nothing_in_the_projects_folder_is_imported(tmp_path):
         (tmp_path / f"{name}.py").write_text("raise SystemExit('imported from the project')")
     ran = subprocess.run([*command.PROGRAM, "--help"], cwd=tmp_path, capture_output=True, text=True)
     assert ran.returncode == 0 and "train-content" in ran.stdout, ran.stderr
+
+
+def test_a_pair_is_asked_for_in_its_style_and_not_as_a_photo():
+    bear, yarn = (cast(Concept, SimpleNamespace(words=words)) for words in ("snq bear", "w@z yarn"))
+    assert pair_prompt(bear, yarn) == "snq bear in w@z yarn style"
+    assert pair_prompt(bear, None) == "a photo of snq bear"
+    assert pair_prompt(None, yarn) == "a picture in w@z yarn style"

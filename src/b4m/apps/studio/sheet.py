@@ -50,9 +50,13 @@ class Look:
 
 
 def pair_prompt(content: Concept | None, style: Concept | None) -> str:
-    """As training's captions say it: "a photo of snq teddybear in w@z yarn art style"."""
-    told = f"a photo of {content.words}" if content else "a picture"
-    return f"{told} in {style.words} style" if style else told
+    """As training's captions say it, "a photo of snq teddybear" or "a picture in w@z yarn art style"; of both "snq
+    teddybear in w@z yarn art style", as the word photo asks for what is no yarn, and the embedded base obeys it."""
+    if content and style:
+        return f"{content.words} in {style.words} style"
+    if content:
+        return f"a photo of {content.words}"
+    return f"a picture in {style.words} style" if style else "a picture"
 
 
 def shot_of(
