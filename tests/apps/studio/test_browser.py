@@ -344,9 +344,8 @@ def test_what_was_drawn_is_voted_on(served, browser, tmp_path):
             page.check("input[name=consent]")
             page.click("button")
             page.wait_for_selector(".option", timeout=SLOW)
-            page.wait_for_function(
-                "[...document.querySelectorAll('main img')].every(one => one.naturalWidth)", timeout=SLOW
-            )
+            page.wait_for_load_state("load")  # of images too
+            assert page.evaluate("[...document.querySelectorAll('main img')].every(one => one.naturalWidth)")
             assert "neither" not in page.content()  # no method's name
             page.locator(".option").first.click()
             shoot(page, "vote")
