@@ -75,10 +75,10 @@ def test_embedded_preset():
     assert (joint.rank, joint.lr, joint.steps) == (64, 1.2e-3, 200)
     lora = resolve(LoraStyleConfig, "embedded", style_dir="s")
     assert (lora.rank, lora.lr, lora.steps) == (64, 6e-4, 100)
-    assert (config.steps, config.lr, config.partner_lr, config.basis_scale) == (150, 4.5e-4, 1.5e-4, 8.0)
+    assert (config.steps, config.lr, config.partner_lr, config.basis_scale) == (100, 4.5e-4, 1.5e-4, 8.0)
     assert config.ratio == 0.25
     content = resolve(ContentConfig, "embedded", **CONTENT)
-    assert (content.steps, content.lr, content.partner_lr) == (200, 4.5e-4, 1.5e-4)
+    assert (content.steps, content.lr, content.partner_lr) == (100, 4.5e-4, 1.5e-4)
     assert config.partner_samples == content.partner_samples == 1
     second = resolve(SecondConfig, "embedded", **SECOND)
     assert (second.steps, second.lr, second.optimizer, second.lr_schedule) == (40, 1.2e-3, "adamw", "cosine")

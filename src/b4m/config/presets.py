@@ -33,7 +33,8 @@ PRESETS: dict[str, dict[str, dict[str, Any]]] = {
             prompt_extractor="open_clip:ViT-B-32:openai",
         ),
     },
-    # Found by eye and by score on the drawn world's tuning set (`b4m study tuning`, `preset-check`); minutes on a CPU.
+    # Found by eye and by score on the drawn world's tuning set (`b4m study tuning`, `preset-check`, `gentle`); minutes on
+    # a CPU.
     # Apart from the paper's: all attention layers, since cross-attention k and v are where a small model reads its
     # words; factors of half the rank, since widths here are a fifth of SDXL's, of which a quarter is frozen, not a
     # half; contents that read the principal inputs of their layers, which so few directions cover (`b4m study
@@ -49,13 +50,13 @@ PRESETS: dict[str, dict[str, dict[str, Any]]] = {
             resolution=128,
             target_rows=4,
             gradient_accumulation=1,
-            steps=150,
+            steps=100,
             lr=6e-4,
             lr_schedule="cosine",
             prior_guidance=2.5,
         ),
         "factors": dict(rank=32, ratio=0.25, lr=4.5e-4, partner_lr=1.5e-4),
-        "content": dict(steps=200, partner_samples=1, inputs="principal"),
+        "content": dict(partner_samples=1, inputs="principal"),
         "style": dict(partner_samples=1),
         # Plain AdamW brings more together here than the precondition, each at its best (`b4m study second-stage`).
         "second": dict(optimizer="adamw", steps=40, lr=1.2e-3),
