@@ -113,7 +113,7 @@ def main(study: str, root: str, row: str, output: str) -> None:
         "correlation with what is lost": {
             name: correlated(column, losses) for name, column in columns.items()
         },
-        "pairs": [{"content": c, "style": s, **found[c, s], "lost": losses[c, s]} for c, s in found],
+        "pairs": [{"pair": pair, **values, "lost": losses[pair]} for pair, values in found.items()],
     }
     folder = Path(output)
     folder.mkdir(parents=True, exist_ok=True)
