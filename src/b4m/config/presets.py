@@ -33,14 +33,13 @@ PRESETS: dict[str, dict[str, dict[str, Any]]] = {
             prompt_extractor="open_clip:ViT-B-32:openai",
         ),
     },
-    # Found by eye and by score on the drawn world's tuning set (`b4m study tuning`, `preset-check`, `gentle`); minutes on
-    # a CPU.
-    # Apart from the paper's: all attention layers, since cross-attention k and v are where a small model reads its
-    # words; factors of half the rank, since widths here are a fifth of SDXL's, of which a quarter is frozen, not a
-    # half; contents that read the principal inputs of their layers, which so few directions cover (`b4m study
-    # inputs`); partners that learn at a third of the rate, not a tenth, one of them a step; few steps: guidance makes
-    # large what was learned (docs/method.md). The basis scale of 8 is from the first edition: here it is but another
-    # rate.
+    # Found by eye and by score on the drawn world's tuning set (`b4m study tuning`, `preset-check`, `gentle`); a
+    # minute on a CPU. Apart from the paper's: all attention layers, since cross-attention k and v are where a small
+    # model reads its words; factors of half the rank, since widths here are a fifth of SDXL's, of which a quarter
+    # is frozen, not a half; contents that read the principal inputs of their layers, which so few directions cover
+    # (`b4m study inputs`); partners that learn at a third of the rate, not a tenth, one of them a step; few steps:
+    # guidance makes large what was learned (docs/method.md). The basis scale of 8 is from the first edition: here
+    # it is but another rate.
     "embedded": {
         "train": dict(
             base_model=EMBEDDED,
