@@ -58,6 +58,10 @@ def lost(scores: Sequence[Mapping[str, str]], row: str) -> dict[Pair, float]:
     """By pair, how far content and style alignment of the row lie, on average, below either alone."""
     of = {(s["row"], s["content_name"], s["style_name"]): s for s in scores}
     found = {}
+    if missing := {"content alone", "style alone"} - {name for name, _, _ in of}:
+        raise UserError(
+            f"the study has no row {min(missing)!r}, beside which a pair loses; add it, as `together` does"
+        )
     for name, content, style in of:
         if name != row:
             continue
@@ -73,7 +77,10 @@ def lost(scores: Sequence[Mapping[str, str]], row: str) -> dict[Pair, float]:
 def measured(drawing: Drawing, folder: Path) -> dict[str, float]:
     """Means over noise levels of the pair's moves and interference; measured once."""
     config = drawing.config
-    assert config.content_file and config.style_file
+    if not config.content_file or not config.style_file:
+        raise UserError(
+            f"row {drawing.row!r}: is not drawn from a content and a style file; give one that is composed"
+        )
     output = folder / f"{Path(drawing.content).name}-{Path(drawing.style).name}"
     if not (report := output / "interference.json").exists():
         facts = [load_concept(file).metadata for file in (config.content_file, config.style_file)]
@@ -98,7 +105,10 @@ def main(study: str, root: str, row: str, output: str) -> None:
     ]
     if not drawings:
         raise UserError(f"{path}: has no row {row!r}")
-    with (Path(root) / "results" / path.stem / "pairs.csv").open() as file:
+    scores = Path(root) / "results" / path.stem / "pairs.csv"
+    if not scores.exists():
+        raise UserError(f"{scores}: is not there; run b4m study {study} --output-dir {root} first")
+    with scores.open() as file:
         losses = lost(list(csv.DictReader(file)), row)
     found = {}
     for one in drawings:

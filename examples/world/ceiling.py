@@ -1,5 +1,5 @@
-"""Measure what no method can pass here: the judges on the members as the world draws them, the autoencoder between
-them, and the markings that the base draws.
+"""Measure what no method can pass here: the encoders on the members as the world draws them and as the autoencoder
+gives them back, and the judges on the markings that the base draws.
 
 python examples/world/ceiling.py --numbers examples/world/ceiling.json    # those that ship
 """
@@ -10,6 +10,7 @@ import argparse
 import json
 import sys
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
@@ -20,7 +21,7 @@ from diffusers import StableDiffusionXLPipeline
 from torch import Tensor
 
 from world.captions import caption
-from world.check_base import BASE, BATCH, obeyed, sample
+from world.check_base import BASE, obeyed, reconstructed, sample
 from world.check_encoders import ENCODERS, draw, load
 from world.contents import CLASSES, marking_kinds, sample_content
 from world.contents.markings import KINDS
@@ -123,14 +124,13 @@ def main() -> None:
     pipe = StableDiffusionXLPipeline.from_pretrained(options.base)
     pipe.set_progress_bar_config(disable=True)
 
-    def through(pictures: Tensor) -> Tensor:
-        latents = [pipe.vae.encode(part).latent_dist.mode() for part in pictures.split(BATCH)]
-        return torch.cat([pipe.vae.decode(part).sample.clamp(-1, 1) for part in latents])
-
     result: dict[str, object] = {}
     for which in ("tuning", "confirmation"):
         scenes = members(which, options.repeats)
-        result[which] = {"drawn": right(scenes, lambda x: x), "through_autoencoder": right(scenes, through)}
+        result[which] = {
+            "drawn": right(scenes, lambda x: x),
+            "through_autoencoder": right(scenes, partial(reconstructed, pipe)),
+        }
     result["markings"] = markings(pipe, options.judges, options.pictures)
     text = json.dumps(result, indent=2)
     print(text)

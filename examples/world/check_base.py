@@ -59,12 +59,16 @@ def sample(
 
 
 @torch.no_grad()
+def reconstructed(pipe: StableDiffusionXLPipeline, pictures: torch.Tensor) -> torch.Tensor:
+    """Pictures (N, 3, 128, 128) in [-1, 1] as they come back from the autoencoder."""
+    latents = [pipe.vae.encode(part).latent_dist.mode() for part in pictures.split(BATCH)]
+    return torch.cat([pipe.vae.decode(part).sample.clamp(-1, 1) for part in latents])
+
+
 def psnr(pipe: StableDiffusionXLPipeline, scenes: Sequence[Scene]) -> dict[str, float]:
     """Mean peak signal-to-noise ratio (dB) of the autoencoder over drawings of `scenes`, by family and in all."""
     pictures = as_tensor(np.stack([render(scene) for scene in scenes]))
-    latents = torch.cat([pipe.vae.encode(part).latent_dist.mode() for part in pictures.split(BATCH)])
-    decoded = torch.cat([pipe.vae.decode(part).sample.clamp(-1, 1) for part in latents.split(BATCH)])
-    value = -10 * ((decoded - pictures) / 2).square().mean((1, 2, 3)).log10()
+    value = -10 * ((reconstructed(pipe, pictures) - pictures) / 2).square().mean((1, 2, 3)).log10()
     families = np.array([scene.style.family for scene in scenes])
     of = {family: value[families == family].mean().item() for family in dict.fromkeys(families.tolist())}
     return {"all": value.mean().item(), **dict(sorted(of.items(), key=lambda item: item[1]))}
