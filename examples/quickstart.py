@@ -55,9 +55,8 @@ GRID_SEEDS = (0, 1)
 PROCESSES = 2  # content and style are trained side by side
 READY = 10  # seconds that a process may take to begin
 AT_ONCE = 10  # images of one task: few enough that no process waits long for the other
-# What was learned is what guidance strengthens; as a sum, content and style disturb each other least: docs/method.md.
+# What was learned is what guidance strengthens: docs/method.md.
 GUIDED = {"guidance": 2.5, "negative": "base"}
-SUMMED = {"compose": "predictions"}
 
 
 def prompts(content: str, style: str) -> list[str]:
@@ -105,11 +104,11 @@ def jobs(content: str, style: str, output: Path) -> dict[str, TrainConfig]:
 Asked = tuple[str, int]  # a prompt and a seed
 
 
-def draw(files: Mapping[str, Path], ways: Mapping[str, str], asked: Sequence[Asked]) -> list[Image.Image]:
-    """An image each, with `files` attached (none: the base model). ways: settings of `sample`."""
+def draw(files: Mapping[str, Path], asked: Sequence[Asked]) -> list[Image.Image]:
+    """An image each, with `files` attached (none: the base model)."""
     backbone = model()
     attach(backbone, **{name: str(path) for name, path in files.items()})
-    return sample(backbone, *zip(*asked, strict=True), **GUIDED, **ways)
+    return sample(backbone, *zip(*asked, strict=True), **GUIDED)
 
 
 @cache
@@ -165,20 +164,17 @@ def make(
     drawn: dict[str, list[Future]] = {}
     with processes(min(PROCESSES, os.cpu_count() or 1)) as pool:
 
-        def drawing(variant: str, files: Mapping[str, Path], ways: Mapping[str, str]) -> None:
+        def drawing(variant: str, files: Mapping[str, Path]) -> None:
             parts = [asked[start : start + AT_ONCE] for start in range(0, len(asked), AT_ONCE)]
-            drawn[variant] = [pool.submit(draw, files, ways, part) for part in parts]
+            drawn[variant] = [pool.submit(draw, files, part) for part in parts]
 
         trained = {stage: pool.submit(train, configs[stage]) for stage in ("content", "style")}
-        drawing("base model", {}, {})
-        pair = {"content_file": trained["content"].result().path}
-        drawing("content only", dict(pair), {})
-        pair["style_file"] = trained["style"].result().path
+        drawing("base model", {})
+        drawing("content only", {"content_file": trained["content"].result().path})
+        style = {"style_file": trained["style"].result().path}
         trained["second"] = pool.submit(train, configs["second"])
-        drawing("style only", {"style_file": pair["style_file"]}, {})
-        fused = {"lora_file": trained["second"].result().path}
-        drawing("both, fused by the second stage", fused, {})
-        drawing("both, as a sum of predictions", pair, SUMMED)
+        drawing("style only", style)
+        drawing("both, fused by the second stage", {"lora_file": trained["second"].result().path})
         for _ in tqdm(as_completed(sum(drawn.values(), [])), "drawing", sum(map(len, drawn.values()))):
             pass
         images = {

@@ -154,7 +154,6 @@ def test_the_quickstart_writes_what_it_promises(tmp_path, monkeypatch, capsys):
         "content only",
         "style only",
         "both, fused by the second stage",
-        "both, as a sum of predictions",
     }
     printed = capsys.readouterr().out
     for variant, row in report["scores"].items():
@@ -172,7 +171,7 @@ def test_the_whole_quickstart_teaches_content_and_style(tmp_path):
     subprocess.run(command, check=True, env=env)
     scores = json.loads((out / "report.json").read_text())["scores"]
     assert scores["pictures"] >= 64
-    both, base = scores["both, as a sum of predictions"], scores["base model"]
+    both, base = scores["both, fused by the second stage"], scores["base model"]
     for what in ("content", "style", "content_right", "style_right"):
         assert both[what]["low"] > base[what]["high"]
 

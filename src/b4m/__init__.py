@@ -5,7 +5,7 @@
     content = b4m.train_content(content_dir="my_bear/", content_class="teddybear", partner_dirs=["styles/a.png"])
     style = b4m.train_style(style_dir="yarn/", style_class="yarn", partner_dirs=["things/a.png"])
     model = b4m.load(content_file=content, style_file=style)
-    images = model.draw("a photo of snq teddybear in w@z yarn style", seeds=[0, 1], style_strength=0.8)
+    images = model.draw("snq teddybear in w@z yarn style", seeds=[0, 1], style_strength=0.8)
 
 Importing is light: torch and Diffusers are loaded by the first call.
 """

@@ -354,7 +354,7 @@ def test_prompts_come_from_trigger_and_class_words():
     both = resolve(JointConfig, "sdxl", **BOTH, **words)
     assert content.content_prompt == both.content_prompt == "a photo of snq teddybear"
     assert style.style_prompt == both.style_prompt == "a picture in w@z yarn art style"
-    assert both.both_prompt == "a photo of snq teddybear in w@z yarn art style"
+    assert both.both_prompt == "snq teddybear in w@z yarn art style"
 
 
 # what decides a result: one flag, and the type of a path

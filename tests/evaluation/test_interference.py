@@ -69,7 +69,9 @@ def test_on_the_pairs_own_references_and_prompts(trained, folders, tmp_path):
 def test_the_prompt_that_calls_both(trained):
     facts = [dict(load_concept(trained[f"{kind}_file"]).metadata) for kind in ("content", "style")]
     prompts = [each["prompt"] for each in facts]
-    assert joint_prompt(*facts) == f"{prompts[0]} {prompts[1].removeprefix('a picture ')}"
+    assert prompts[0].startswith("a photo of snq ")
+    expected = f"{prompts[0].removeprefix('a photo of ')} {prompts[1].removeprefix('a picture ')}"
+    assert joint_prompt(*facts) == expected and "photo" not in expected
     del facts[1]["prompt"]
     refused(lambda: joint_prompt(*facts), "--prompts")
 

@@ -87,7 +87,7 @@ COMMANDS = {
     "generate": Command(
         "Draw pictures, with a dial for the content and a dial for the style.",
         "b4m generate --lora-file outputs/fused/pytorch_lora_weights.safetensors "
-        "--prompts 'a photo of snq teddybear in w@z yarn style' --seeds 1 2 3 --style-strength 0.8 --grid",
+        "--prompts 'snq teddybear in w@z yarn style' --seeds 1 2 3 --style-strength 0.8 --grid",
         GenerateConfig,
     ),
     "export": Command(

@@ -183,8 +183,8 @@ class ShowsBoth(ShowsContent, ShowsStyle):
 
     @property
     def both_prompt(self) -> str:
-        """The prompt that calls both: "a photo of snq teddybear in w@z yarn art style"."""
-        return f"{self.content_prompt} {self.style_words}"
+        """The prompt that calls both: "snq teddybear in w@z yarn art style"; a photo would be no yarn."""
+        return f"{self.content_words} {self.style_words}"
 
 
 def _words(trigger: str, noun: str) -> str:

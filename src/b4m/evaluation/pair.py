@@ -55,11 +55,14 @@ def on_base(
 
 
 def joint_prompt(content: Mapping[str, str], style: Mapping[str, str]) -> str:
-    """What calls both: "a photo of snq bear" and "a picture in w@z chalk style" as one prompt. Raises UserError."""
+    """What calls both: "a photo of snq bear" and "a picture in w@z chalk style" as "snq bear in w@z chalk style".
+
+    The word photo would ask for what is no chalk. Raises UserError.
+    """
     of_content, of_style = (facts.get("prompt") for facts in (content, style))
     if not of_content or not of_style:
         raise UserError("a file names no prompt of its own: say with --prompts what calls the two together")
-    return f"{of_content} {of_style.removeprefix('a picture ')}"
+    return f"{of_content.removeprefix('a photo of ')} {of_style.removeprefix('a picture ')}"
 
 
 def _facts(role: str, file: Opened) -> Mapping[str, str]:

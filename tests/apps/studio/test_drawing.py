@@ -42,9 +42,8 @@ def draw(project, shot):
 def test_a_pair_may_be_drawn_as_a_sum_of_predictions_and_one_of_the_two_not(tiny, taught):
     summed = dataclasses.replace(LOOK, summed=True, guidance=2.0)
     pair = sheet.shot_of(tiny, summed, 1, taught["content"], taught["style"])
-    assert (pair.settings["compose"], pair.settings["negative"]) == ("predictions", "base")
-    command = cells.shown_command(tiny, pair)
-    assert "--compose predictions" in command and "--negative base" in command
+    assert pair.settings["compose"] == "predictions"
+    assert "--compose predictions" in cells.shown_command(tiny, pair)
     weights = sheet.shot_of(
         tiny, dataclasses.replace(summed, summed=False), 1, taught["content"], taught["style"]
     )
@@ -52,6 +51,19 @@ def test_a_pair_may_be_drawn_as_a_sum_of_predictions_and_one_of_the_two_not(tiny
     assert drawn[0].tobytes() != drawn[1].tobytes() and drawn[0].info["compose"] == "predictions"
     for files in ((taught["content"], None), (None, taught["style"]), (None, None, taught["lora"])):
         assert "compose" not in sheet.shot_of(tiny, summed, 1, *files).settings
+
+
+def test_whatever_has_files_may_be_guided_against_the_base_model(tiny, taught):
+    led, usual = (dataclasses.replace(LOOK, against_base=on, guidance=2.0) for on in (True, False))
+    fused = (None, None, taught["lora"])
+    for files in ((taught["content"], taught["style"]), (taught["content"], None), fused):
+        assert sheet.shot_of(tiny, led, 1, *files).settings["negative"] == "base"
+        assert "negative" not in sheet.shot_of(tiny, usual, 1, *files).settings
+    assert "negative" not in sheet.shot_of(tiny, led, 1, None, None).settings
+    shots = [sheet.shot_of(tiny, look, 1, *fused) for look in (led, usual)]
+    assert "--negative base" in cells.shown_command(tiny, shots[0])
+    one, other = (Image.open(tiny.cell(draw(tiny, shot))) for shot in shots)
+    assert one.tobytes() != other.tobytes() and one.info["negative"] == "base"
 
 
 def test_a_cell_is_named_by_all_that_decides_it_and_by_nothing_else(tiny, taught):

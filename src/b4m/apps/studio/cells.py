@@ -42,7 +42,8 @@ class Shot:
 
     def bare(self) -> "Shot":
         """The same without a file: the base model alone."""
-        kept = {key: value for key, value in self.settings.items() if key not in FILES}
+        of_files = (*FILES, "compose", "negative")
+        kept = {key: value for key, value in self.settings.items() if key not in of_files}
         return Shot(self.prompt, self.seed, {**kept, "content_strength": 1.0, "style_strength": 1.0})
 
 

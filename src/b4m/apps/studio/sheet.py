@@ -12,7 +12,6 @@ from .project import Project
 
 STRENGTHS = (0.0, 0.5, 1.0, 1.5)
 MOST = 400  # cells of one sheet
-SUMMED = {"compose": "predictions", "negative": "base"}  # docs/method.md says why
 
 
 @dataclass(frozen=True)
@@ -41,12 +40,18 @@ class Look:
     guidance: float | None = None
     size: int | None = None
     negative_prompt: str = ""
-    summed: bool = False  # a pair as a sum of predictions, guided against the base model
+    against_base: bool = False  # what guidance leads away from: the base model, or the one with the files on it
+    summed: bool = False  # a pair as a sum of predictions
 
     def settings(self) -> dict[str, Any]:
         given: dict[str, Any] = {"steps": self.steps, "guidance": self.guidance, "size": self.size}
         given["negative_prompt"] = self.negative_prompt or None
         return {name: value for name, value in given.items() if value is not None}
+
+
+def guided_against_base(project: Project) -> bool:
+    """Whether images are so guided unless it is said otherwise: on the embedded base, where it was measured."""
+    return project.base.preset == "embedded"
 
 
 def pair_prompt(content: Concept | None, style: Concept | None) -> str:
@@ -79,7 +84,9 @@ def shot_of(
         prompt = look.prompt or pair_prompt(content, style)
     settings = {**look.settings(), **files}
     if look.summed and content and style and lora is None:
-        settings |= SUMMED
+        settings["compose"] = "predictions"
+    if look.against_base and files:
+        settings["negative"] = "base"
     if files:
         settings |= {"content_strength": dials[0], "style_strength": dials[1]}
     return Shot(prompt, seed, settings)

@@ -84,7 +84,8 @@ def build(studio: Studio, blocks: gr.Blocks) -> None:
         if number is None:
             raise UserError("the seed is a whole number: fill it in")
         asked = str(text or "").strip() or sheet.pair_prompt(*chosen)
-        shots = [shot(way, chosen[0], chosen[1], Look(prompt=asked), int(number)) for way in (a, b)]
+        look = Look(prompt=asked, against_base=sheet.guided_against_base(project))
+        shots = [shot(way, chosen[0], chosen[1], look, int(number)) for way in (a, b)]
         cells.check(project, shots)
         yield gr.skip(), gr.skip(), html.note("Drawing ...", "busy")
         known = {value: label for label, value in WAYS}

@@ -14,8 +14,6 @@ from .events import Wiring, acted, piece
 from .sheet import Look, Sheet
 from .studio import Studio
 
-GUIDANCE = 1.5  # against the base model: docs/method.md
-
 
 def build(studio: Studio, blocks: gr.Blocks) -> None:
     with gr.Tab("Mix", id="mix") as tab:
@@ -41,7 +39,7 @@ class _Ask:
 
     def __init__(self, studio: Studio) -> None:
         defaults = {**PRESETS["sdxl"]["generate"], **PRESETS[studio.project.base.preset]["generate"]}
-        summed = studio.project.base.preset == "embedded"  # where it was measured
+        small = sheet.guided_against_base(studio.project)
         self.contents = gr.Dropdown([], multiselect=True, label="Contents", elem_id="contents")
         self.styles = gr.Dropdown([], multiselect=True, label="Styles", elem_id="styles")
         # What most people press first, on the first screen.
@@ -63,23 +61,27 @@ class _Ask:
             )
             self.steps = gr.Number(25, label="Denoising steps", precision=0, minimum=1, maximum=1000)
             self.guidance = gr.Number(
-                GUIDANCE if summed else defaults.get("guidance", 5.0),
-                label="Guidance",
-                minimum=0,
-                maximum=1000,
+                defaults.get("guidance", 5.0), label="Guidance", minimum=0, maximum=1000
             )
             self.negative = gr.Textbox(label="Negative prompt")
+            self.against_base = gr.Checkbox(
+                small,
+                label="Guided against the base model",
+                info="content and style come out stronger; an exported file cannot carry it",
+                elem_id="against-base",
+            )
             self.summed = gr.Checkbox(
-                summed,
-                label="Content and style as a sum of predictions",
-                info="cleaner, for twice the time; an exported file cannot carry it",
+                small,
+                label="A pair without a second stage as a sum of predictions",
+                info="a little closer to both, for twice the time; an exported file cannot carry it",
                 elem_id="summed",
             )
         self.lines = gr.Button("Draw prompts by seeds", elem_id="draw-prompts")
 
     @property
     def look(self) -> list[Any]:
-        return [self.prompts, self.seeds, self.size, self.steps, self.guidance, self.negative, self.summed]
+        said = [self.prompts, self.seeds, self.size, self.steps, self.guidance, self.negative]
+        return [*said, self.against_base, self.summed]
 
     @property
     def chosen(self) -> list[Any]:
@@ -117,7 +119,14 @@ class _One:
 
 
 def read_look(
-    prompts: str, seeds: str, size: float, steps: float, guidance: float, negative: str, summed: bool
+    prompts: str,
+    seeds: str,
+    size: float,
+    steps: float,
+    guidance: float,
+    negative: str,
+    against_base: bool,
+    summed: bool,
 ) -> Look:
     """From the form. Raises UserError."""
     lines = [line.strip() for line in str(prompts or "").splitlines() if line.strip()]
@@ -131,6 +140,7 @@ def read_look(
         float(guidance),
         int(size),
         str(negative or "").strip(),
+        bool(against_base),
         bool(summed),
     )
 
