@@ -7,7 +7,7 @@ from ..maths.adapter import Adapter
 from .class_images import AT_ONCE, draw
 
 # Plain words for things of all kinds: what is measured is the base model's own, and all contents of one base read the
-# same. (Measured on a concept's own images, they bind it to those: docs/method.md.)
+# same. (Measured on a concept's own images, they bind it to those: docs/tuning.md.)
 THINGS = "dog cat bird fish house tree car boat flower cake guitar lamp robot bear train umbrella".split()
 COLOURS = "red blue green yellow white black orange purple".split()
 PLACES = (
