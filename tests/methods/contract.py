@@ -12,6 +12,7 @@ import torch
 from conftest import SIZE, refused
 from torch import Tensor
 
+from b4m.apps.info import describe
 from b4m.backbones.cache import encode
 from b4m.backbones.protocol import Backbone, BySample, Told
 from b4m.backbones.registry import open_backbone
@@ -19,6 +20,8 @@ from b4m.config.resolve import resolve
 from b4m.config.training import TrainConfig
 from b4m.core.errors import UserError
 from b4m.data.images import load_folder
+from b4m.evaluation.inspection import inspect
+from b4m.evaluation.settings import InspectConfig
 from b4m.files.opening import open_any
 from b4m.methods.protocol import Learner, Method
 from b4m.methods.registry import method_of
@@ -187,6 +190,17 @@ class Contract:
             refused(lambda: attach(backbone, **{f"{role}_file": str(changed)}), changed, "changed")
         refused(lambda: attach(other, **{f"{role}_file": str(path)}), path, self.other_base)
         assert backbone.attached is None and other.attached is None
+
+    def can_be_looked_at(self, path: Path, folder: Path) -> None:
+        """By what tells of a file and what measures it: a result and what lies beside it, but for images of a class."""
+        for file in path.parent.glob("*.safetensors"):
+            told, config = describe(file), InspectConfig(str(file), output=str(folder))
+            assert told["file"] == str(file) and told["bytes"] == file.stat().st_size
+            if all(tensor.dim() != 2 for tensor in open_any(file).tensors.values()):
+                refused(lambda config=config: inspect(config), file, "holds no matrices")
+                continue
+            assert told["trained_parameters"].isdecimal()
+            assert any(measured["norm"]["dW"] > 0 for measured in inspect(config)["layers"].values())
 
     def brings_a_pair_together(self, method: Method, pair: Any) -> None:
         """What a study draws with goes on the base model, and off again."""

@@ -7,6 +7,7 @@ import pytest
 import torch
 from conftest import refused, tiny_pipeline
 
+from b4m.apps.info import describe
 from b4m.backbones.latent_diffusion import denoiser_hash
 from b4m.backbones.sdxl import SDXL
 from b4m.config.stages import ContentConfig, SecondConfig, StyleConfig
@@ -43,6 +44,13 @@ def test_its_jobs_are_found_by_name_and_by_their_settings():
     refused(lambda: job_named("b4m", "third"), "trains content, style, second")
     refused(lambda: job_named("words", None), "trains nothing")
     refused(lambda: method_of(TrainConfig), "TrainConfig", "no registered method")
+
+
+def test_every_file_says_how_many_numbers_its_run_trained(second, trained):
+    """Both factors, of which a concept's run gives one up."""
+    learner = begun(second())
+    learned = sum(parameter.numel() for parameter in learner.named.values())
+    assert {describe(file)["trained_parameters"] for file in trained.values()} == {str(learned)}
 
 
 @pytest.mark.parametrize("stage", ["content", "style"])

@@ -1,15 +1,21 @@
 """Every registered method, and every training it has, keeps the contract."""
 
+import os
+import subprocess
+import sys
 from dataclasses import dataclass, field, replace
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from conftest import refused, tiny_pipeline
+from conftest import SIZE, refused, tiny_pipeline
 from contract import Contract, Watched, config_of, watch
 
+import b4m
 from b4m.backbones.registry import open_backbone
+from b4m.config.fields import flag
 from b4m.config.stages import ContentConfig
 from b4m.config.training import JobConfig, TrainConfig
 from b4m.files.lora import save_lora
@@ -18,6 +24,7 @@ from b4m.methods.registry import METHODS, job_named, method, method_of
 from b4m.sampling.attach import attach
 from b4m.training.loop import train
 
+FRESH = {**os.environ, "PYTHONPATH": str(Path(b4m.__file__).parents[1]), "OMP_NUM_THREADS": "1"}
 JOBS = [(name, job) for name in METHODS.names() for job in METHODS.get(name).jobs]
 
 
@@ -29,6 +36,9 @@ def parametrized(trains: bool) -> pytest.MarkDecorator:
 
 
 every_job, every_assembly = parametrized(trains=True), parametrized(trains=False)
+every_result = pytest.mark.parametrize(
+    "job", [pytest.param(job, id=f"{name}:{job.stage}") for name, job in JOBS]
+)
 every_method = pytest.mark.parametrize("name", METHODS.names())
 
 
@@ -59,8 +69,9 @@ class Trainings:
         return config_of(job, self.root / job.stage, known)
 
     def watched(self, job: type[JobConfig]) -> Watched:
+        config = self.config(job)  # which may train it
         if job not in self.done:
-            self.done[job] = watch(self.config(job))
+            self.done[job] = watch(config)
         return self.done[job]
 
     def train(self, job: type[JobConfig], everything: bool = False, **settings: Any) -> Path:
@@ -72,8 +83,9 @@ class Trainings:
     def result(self, job: type[JobConfig]) -> Path:
         if issubclass(job, TrainConfig):
             return self.watched(job).result
+        config = self.config(job)
         if job not in self.done:
-            self.done[job] = train(self.config(job)).path
+            self.done[job] = train(config).path
         return self.done[job]
 
 
@@ -116,7 +128,12 @@ def test_what_is_saved_is_what_was_learned(contract, trainings, job):
     contract.saves_what_it_learned(trainings.watched(job))
 
 
-@pytest.mark.parametrize("job", [pytest.param(job, id=f"{name}:{job.stage}") for name, job in JOBS])
+@every_result
+def test_what_is_made_can_be_looked_at(contract, trainings, job, tmp_path):
+    contract.can_be_looked_at(trainings.result(job), tmp_path)
+
+
+@every_result
 def test_wrong_files_are_refused(contract, trainings, job, tmp_path):
     contract.refuses_wrong_files(trainings.result(job), tmp_path)
 
@@ -129,9 +146,24 @@ def test_the_same_files_make_the_same_file(trainings, job, tmp_path):
     assert again.path.read_bytes() == path.read_bytes() and not again.losses
 
 
-@pytest.mark.parametrize("name", METHODS.names())
+@every_method
 def test_the_files_of_a_pair_go_on_and_off(contract, trainings, name):
     contract.brings_a_pair_together(method(name), trainings)
+
+
+@pytest.mark.slow
+@every_method
+def test_two_processes_draw_the_same_bytes(trainings, tiny_base, name, tmp_path):
+    files = {flag(role): str(path) for role, path in method(name).files(trainings).items()}
+    # cc+es draws as its image was inverted
+    drawn = {"--steps": "4", "--guidance": "2.5", "--size": str(SIZE), "--base-model": tiny_base, **files}
+    asked = ["--preset", "embedded", "--prompts", "snq bear in w@z style", "--seeds", "1", "2"]
+    command = [sys.executable, "-m", "b4m", "generate", *asked, *chain(*drawn.items())]
+    found = []
+    for folder in (tmp_path / "one", tmp_path / "two"):
+        subprocess.run([*command, "--output-dir", str(folder)], check=True, env=FRESH)
+        found.append({path.name: path.read_bytes() for path in folder.iterdir()})
+    assert len(found[0]) == 2 and found[0] == found[1]
 
 
 def test_what_trains_nothing_says_so(trainings):

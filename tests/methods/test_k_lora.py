@@ -39,7 +39,7 @@ def test_importance_is_of_the_k_largest_entries():
 def test_k_is_the_product_of_the_ranks():
     one, two = (random_layers(rank) for rank in (2, 3))
     by_hand = importance(one["a"], 6) / balance(one, two) / importance(two["a"], 6)
-    assert scores(one, two)["a"] == pytest.approx(by_hand) and 64 * 64 == 4096
+    assert scores(one, two)["a"] == pytest.approx(by_hand)
 
 
 def random_layers(rank: int, size: float = 1.0) -> dict:

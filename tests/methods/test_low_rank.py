@@ -72,6 +72,18 @@ def test_the_sum_is_the_sum_with_its_weights(tiny_base, loras, tmp_path):
     assert metadata["b4m.content_trigger"] == "snq" and metadata["b4m.style_trigger"] == "w@z"
 
 
+def test_the_sum_says_what_was_trained_for_both_unless_one_does_not_say(tiny_base, loras, tmp_path):
+    said = {path: load_lora(path)[1]["b4m.trained_parameters"] for path in loras.values()}
+    _, metadata = summed(tiny_base, tmp_path / "sum", loras)
+    assert metadata["b4m.trained_parameters"] == str(sum(map(int, said.values())))
+    for number, word in enumerate((None, "", "many", "-4", "٤", "9" * 5000)):
+        silent = str(tmp_path / f"{number}.safetensors")
+        header = {} if word is None else {"b4m.trained_parameters": word}
+        save_lora(silent, load_lora(loras["style_file"])[0], header)
+        _, metadata = summed(tiny_base, tmp_path / f"sum {number}", {**loras, "style_file": silent})
+        assert "b4m.trained_parameters" not in metadata, word
+
+
 def test_a_layer_that_only_one_has_is_taken_over():
     pairs = {name: (torch.ones(3, 1), torch.full((1, 2), 2.0)) for name in ("a", "b")}
     layers = side_by_side([(3.0, {"a": pairs["a"]}), (1.0, pairs)])

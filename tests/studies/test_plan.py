@@ -260,6 +260,25 @@ def test_what_a_method_cannot_draw_is_refused_before_it_is_trained(generate, stu
     assert plan(study_file(rows=rows)).drawings
 
 
+def test_an_inverted_image_is_drawn_as_it_was_inverted_whatever_else_is_drawn(study_file):
+    rows = {
+        "edited": {"method": "cc+es", "merge": {"inversion_steps": 7, "edit_guidance": 3}},
+        "words": {"method": "words"},
+    }
+    edited, words = plan(study_file(rows=rows, generate={"guidance": 9, "size": 32})).drawings
+    assert (edited.config.steps, edited.config.guidance, edited.config.size) == (7, 3.0, 16)
+    assert (words.config.guidance, words.config.size) == (9.0, 32)
+    rows["edited"]["generate"] = {"guidance": 4}
+    refused(
+        lambda: plan(study_file(rows=rows)),
+        "row 'edited': guidance 4.0",
+        "with 3.0",
+        "edit_guidance under merge",
+    )
+    rows["edited"]["generate"] = {"guidance": 3, "size": "16x16"}
+    assert plan(study_file(rows=rows, generate={"guidance": 9})).drawings[0].folder == edited.folder
+
+
 def test_dials_that_a_file_cannot_turn_apart_are_refused_before_it_is_trained(study_file):
     turned = {"generate": {"style_strength": 0.5}}
     refused(
@@ -455,6 +474,9 @@ def check_planned(found: Plan, rows: dict) -> None:
                 )
         for name, value in row.get("generate", {}).items():
             assert getattr(drawing.config, name) == value
+        for edit in (config for config in configs if config.stage == "cc+es"):
+            made = edit.inversion_steps, edit.edit_guidance, edit.resolution
+            assert (drawing.config.steps, drawing.config.guidance, drawing.config.size) == made
     assert used == {str(training.folder) for training in found.trainings.values()}
 
 

@@ -208,11 +208,22 @@ def test_results_are_one_processs(config):
 
 def test_dry_run_counts_and_learns_what_things_cost(config):
     text = dry_run(config)
-    assert "content       1,      1 to do, cost not known yet" in text and "not known before" in text
+    assert "content       1,      1 to do, cost not known yet" in text
+    assert "0.0, and 9 jobs whose cost is not known yet: 1 content, 1 style, 1 second, 6 picture" in text
     assert not Path(config.output_dir).exists()
     study(config)
     text = dry_run(config)
-    assert "second        1,      0 to do" in text and "hours left, one process: 0.0" in text
+    assert "second        1,      0 to do" in text and text.endswith("hours left, one process: 0.0")
+
+
+def test_dry_run_adds_up_what_it_knows_and_names_the_rest_in_a_short_line(config, tmp_path):
+    values = yaml.safe_load(config.path.read_text())
+    values["seconds"] = {"content": 7200, "style": 1800}
+    config.path.write_text(yaml.safe_dump(values, sort_keys=False))
+    last = dry_run(config).splitlines()[-1]
+    assert last == "hours left, one process: 2.5, and 7 jobs whose cost is not known yet: 1 second, 6 picture"
+    last = dry_run(StudyConfig("smoke", output_dir=str(tmp_path / "none"))).splitlines()[-1]
+    assert "1 content, 1 style, 1 second, 26 other kinds" in last and len(last) < 120
 
 
 def test_a_study_that_is_not_there_names_those_that_are():

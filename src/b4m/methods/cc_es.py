@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from diffusers.models.attention_processor import Attention
@@ -35,7 +35,13 @@ class EditConfig(ShowsContent, Inverts):
 
     stage, result, section = "cc+es", "cc_es.safetensors", "merge"
     needs = ("content_dir", "content_file")
-    own_presets = {"embedded": dict(edit_guidance=2.5)}
+    own_presets = {"sdxl": dict(resolution=1024), "embedded": dict(edit_guidance=2.5)}
+    # Images of it are drawn as it was inverted: their setting -> the one of these that says so.
+    drawn_as: ClassVar[dict[str, str]] = {
+        "steps": "inversion_steps",
+        "guidance": "edit_guidance",
+        "size": "resolution",
+    }
 
     style_trigger: str = setting(
         "word of prompts that is left out: no style is learned, so the model knows none",

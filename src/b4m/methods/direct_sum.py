@@ -11,6 +11,7 @@ from .low_rank import (
     LoraStyleConfig,
     WritesLoras,
     check_both,
+    learned_in,
     open_both,
     save_ordinary,
     side_by_side,
@@ -33,7 +34,7 @@ class Sum:
         layers = side_by_side([(weights[kind], opened.layers) for kind, opened in self.loras.items()])
         told = {f"{kind}_weight": str(weight) for kind, weight in weights.items()}
         metadata = {**facts, **words_in(self.loras), **told}
-        save_ordinary(folder / LORA_FILE, layers, base, metadata, "direct-sum", learned=0)
+        save_ordinary(folder / LORA_FILE, layers, base, metadata, "direct-sum", learned_in(self.loras))
 
 
 class DirectSum(WritesLoras):

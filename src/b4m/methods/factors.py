@@ -151,6 +151,12 @@ def adapter_of(backbone: Backbone, config: Factors) -> Adapter:
     return adapter
 
 
+def learned_by(adapter: Adapter) -> dict[str, str]:
+    """Metadata: how many numbers the run of this adapter trains, those of a factor that it gives up among them."""
+    learned = sum(parameter.numel() for kind in FACTORS for parameter in adapter.parameters_of(kind))
+    return {"trained_parameters": str(learned)}
+
+
 def concept_of(
     kind: str, adapter: Adapter, backbone: Backbone, metadata: Mapping[str, str], prompt: str, trigger: str
 ) -> Concept:
@@ -162,7 +168,7 @@ def concept_of(
         adapter.spec if measured else replace(adapter.spec, inputs="cosine"),
         adapter.choice,
         denoiser_hash(backbone.denoiser),
-        {**metadata, "prompt": prompt, "trigger": trigger},
+        {**metadata, **learned_by(adapter), "prompt": prompt, "trigger": trigger},
         {name: own(rows.cpu()) for name, rows in adapter.inputs.items()} if measured else {},
     )
 
@@ -186,7 +192,7 @@ def save_fused(
         "b4m.layers": adapter.choice,
         "b4m.unet_hash": denoiser_hash(backbone.denoiser),
     }
-    facts = {f"b4m.{key}": value for key, value in metadata.items()}
+    facts = {f"b4m.{key}": value for key, value in {**metadata, **learned_by(adapter)}.items()}
     stamp = backbone.stamp(backbone.denoiser, backbone.prediction_type)
     save_lora(folder / LORA_FILE, adapter.lora(), {**facts, **basis, **words, **stamp})
 

@@ -1,5 +1,6 @@
 """Ordinary LoRAs (Eq. 1): settings, learner and file that several methods share."""
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,6 +26,7 @@ from .factors import FactorLearner
 from .protocol import Learner
 
 MADE_BY, LEARNED = "b4m.made_by", "b4m.trained_parameters"  # in the headers of the files
+COUNT = re.compile("[0-9]{1,15}")  # what a stranger's header may say of LEARNED
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -138,11 +140,12 @@ def save_ordinary(
     base: Mapping[str, str],
     metadata: Mapping[str, str],
     made_by: str,
-    learned: int,
+    learned: int | None,
 ) -> None:
-    """A LoRA file for any tool. base: what `base_of` says; learned: how many numbers were trained for it."""
+    """A LoRA file for any tool. base: what `base_of` says; learned: how many numbers were trained for it, if known."""
     facts = {f"b4m.{key}": value for key, value in metadata.items()}
-    save_lora(path, layers, {**facts, MADE_BY: made_by, LEARNED: str(learned), **base})
+    told = {} if learned is None else {LEARNED: str(learned)}
+    save_lora(path, layers, {**facts, MADE_BY: made_by, **told, **base})
 
 
 def base_of(family: Any, denoiser: Any, prediction_type: str) -> dict[str, str]:
@@ -196,6 +199,12 @@ def words_in(loras: Mapping[str, Opened]) -> dict[str, str]:
     names = {f"b4m.{kind}_{key}" for kind in FACTORS for key in ("prompt", "trigger")}
     found = {**loras["style"].metadata, **loras["content"].metadata}
     return {name.removeprefix("b4m."): found[name] for name in sorted(names & found.keys())}
+
+
+def learned_in(loras: Mapping[str, Opened]) -> int | None:
+    """How many numbers were trained for all the files together; None where one of them does not say."""
+    said = [opened.metadata.get(LEARNED, "") for opened in loras.values()]
+    return sum(map(int, said)) if all(map(COUNT.fullmatch, said)) else None
 
 
 def side_by_side(terms: Sequence[tuple[float, Layers]]) -> Layers:

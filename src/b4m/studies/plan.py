@@ -194,18 +194,39 @@ class Plan:
     def _generate(
         self, name: str, row: Row, prompts: tuple[str, ...], files: dict[str, str]
     ) -> GenerateConfig:
-        """The settings of a row's images, added up once: its pairs differ in prompts and files alone."""
+        """The settings of a row's images, added up once: its pairs differ in prompts and files alone.
+
+        Raises UserError for what the row's files cannot be drawn with.
+        """
         given = {**self.study.generate, **row.generate}
         if template := self._templates.get((name, *files)):
             return changed(template, prompts=prompts, **{k: v for k, v in files.items() if k not in given})
         shared = {
             k: v for k, v in self.study.settings.items() if k in ("base_model", "vae", "mixed_precision")
         }
-        settings = {**shared, **files, **given}
+        fixed = self._drawn_as(files)
+        values = {asked: value for asked, (_, value) in fixed.items()}
+        settings = {**shared, **files, **self.study.generate, **values, **row.generate}
         config = resolve(
             GenerateConfig, self.study.preset, prompts=prompts, seeds=self.study.seeds, **settings
         )
+        for asked, (own, value) in fixed.items():
+            if (said := getattr(config, asked)) != value:
+                raise UserError(
+                    f"row {name!r}: {asked} {said}: a file of method {row.method} is drawn as it is made, with "
+                    f"{value}; leave it out, or say {own}"
+                )
         return self._templates.setdefault((name, *files), config)
+
+    def _drawn_as(self, files: Mapping[str, str]) -> dict[str, tuple[str, Any]]:
+        """Settings of images of which their files leave no choice -> where a row says the same, and the value."""
+        makers = [self.jobs.get(str(Path(path).parent)) for path in files.values()]
+        configs = [maker.config for maker in makers if isinstance(maker, Training)]
+        return {
+            name: (f"{own} under {config.section}", getattr(config, own))
+            for config in configs
+            for name, own in getattr(config, "drawn_as", {}).items()
+        }
 
     def triggers(self) -> dict[str, str]:
         """The words that call a content and a style, by kind."""

@@ -1,6 +1,7 @@
 """Run a study: every training and every image once, by any number of processes at a time; then its table."""
 
 import json
+from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -26,6 +27,8 @@ from .frontier import frontier
 from .plan import Plan
 from .settings import EngineConfig, StudyConfig
 from .tasks import drawings_of, work_list
+
+NAMED = 4  # kinds of work that a line names
 
 
 def _plan(config: StudyConfig) -> Plan:
@@ -55,11 +58,18 @@ def forecast(plan: Plan) -> list[str]:
     for name, count in plan.costs():
         cost = f"{each[name]:.1f} s each" if name in each else "cost not known yet"
         lines.append(f"{name:{width}} {count:6}, {left[name]:6} to do, {cost}")
-    if unknown := [name for name, count in left.items() if count and name not in each]:
-        total = f"not known before one of each is done ({', '.join(unknown)})"
-    else:
-        total = f"{sum(count * each.get(name, 0) for name, count in left.items()) / 3600:.1f}"
-    return [*lines, f"hours left, one process: {total}"]
+    hours = sum(count * each.get(name, 0) for name, count in left.items()) / 3600
+    unknown = {name: count for name, count in left.items() if count and name not in each}
+    return [*lines, f"hours left, one process: {hours:.1f}{_uncounted(unknown)}"]
+
+
+def _uncounted(left: Mapping[str, int]) -> str:
+    """What the hours leave out, if anything: how many jobs of how many kinds, by name where they are few."""
+    if not left:
+        return ""
+    named = [f"{count} {name}" for name, count in left.items()]
+    few = named if len(named) <= NAMED else [*named[: NAMED - 1], f"{len(named) - NAMED + 1} other kinds"]
+    return f", and {sum(left.values())} jobs whose cost is not known yet: {', '.join(few)}"
 
 
 def study(config: StudyConfig) -> Path | None:
