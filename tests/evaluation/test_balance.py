@@ -12,6 +12,10 @@ from b4m.evaluation import pair
 from b4m.evaluation.balance import MOST, balance, balance_table, strength_for
 from b4m.evaluation.settings import BalanceConfig
 from b4m.files.concept import load_concept, save_concept
+from b4m.files.export import export
+from b4m.files.fused import split_lora
+from b4m.files.opening import open_any
+from b4m.files.settings import ExportConfig
 
 
 @pytest.fixture(autouse=True)
@@ -46,6 +50,18 @@ def test_both_move_equally_far(trained, tmp_path):
     assert settings.style_strength == found.strengths["style"]
     assert (settings.content_file, settings.style_file) == (trained["content_file"], trained["style_file"])
     assert [line.split()[0] for line in balance_table(found).splitlines()[1:]] == ["content", "style"]
+
+
+def test_what_is_written_is_folded_into_one_file(trained, tmp_path):
+    found = balance(config(trained, output=str(tmp_path / "pair.yaml")))
+    made = {"output": str(tmp_path / "pair.safetensors"), "dtype": "fp32"}
+    content = load_concept(trained["content_file"])
+    base = content.metadata["base_model"]
+    path = export(resolve(ExportConfig, "embedded", tmp_path / "pair.yaml", base_model=base, **made))
+    folded = open_any(str(path))
+    B, _ = split_lora(folded.layers, folded.spec)
+    for layer, learned in content.tensors.items():
+        torch.testing.assert_close(B[layer], found.strengths["content"] * learned)
 
 
 def test_a_bound_weakens_what_moves_more_and_nothing_else(trained):
