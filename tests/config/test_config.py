@@ -130,7 +130,7 @@ def test_a_job_for_which_a_preset_only_names_the_base_model_asks_for_none():
     assert resolve(ExportConfig, **given).base_model == EMBEDDED
     assert resolve(ExportConfig, **given, base_model="x/y").base_model == "x/y"
     drawn = resolve(
-        GenerateConfig, prompts="x", base_model="x/y", size=32, guidance=2.0
+        GenerateConfig, prompts="x", base_model="x/y", size=32, guidance=2.0, negative="base"
     )  # nothing left to say
     assert (drawn.base_model, drawn.size) == ("x/y", 32)
 

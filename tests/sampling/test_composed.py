@@ -228,7 +228,7 @@ def test_a_file_with_one_strength_for_a_batch_is_refused(base):
 
     base.attached = Attached()
     for ways in ({"negative": "base"}, {"compose": "predictions"}):
-        with pytest.raises(UserError, match="leave them out"):
+        with pytest.raises(UserError, match="give --negative adapted"):
             drawn(base, **ways)
 
 

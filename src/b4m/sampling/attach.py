@@ -84,7 +84,7 @@ def dials(backbone: Backbone, content: Strength, style: Strength, *more: Strengt
     if isinstance(content, Sequence) or isinstance(style, Sequence):
         raise UserError(
             "--negative base and --compose predictions need concept files, a fused file or LoRAs: this file has one "
-            "strength for a whole batch; leave them out"
+            "strength for a whole batch; give --negative adapted and --compose weights"
         )
     if backbone.attached is not None:
         return backbone.attached.arguments(content, style)

@@ -155,8 +155,8 @@ def sample_with(
 def _say_odd(config: DrawnWith) -> None:
     """Settings that hardly go together."""
     given = f"--guidance {config.guidance:g}"
-    if config.guidance <= 1 and (config.negative_prompt or config.negative == "base"):
-        note(f"{given}: nothing is led away from, so --negative-prompt and --negative say nothing")
+    if config.guidance <= 1 and config.negative_prompt:
+        note(f"{given}: nothing is led away from, so --negative-prompt says nothing")
     if config.guidance > MOST_LCM and config.scheduler == "lcm":
         note(f"{given} and --scheduler lcm: models that were distilled for it are drawn with 1 to {MOST_LCM}")
 

@@ -180,7 +180,7 @@ class Plan:
         if not way.by_sample and (config.negative == "base" or config.compose == "predictions"):
             raise UserError(
                 f"row {name!r}: negative base and compose predictions are not for method {row.method}, whose files "
-                "have one strength for a whole batch; leave them out"
+                "have one strength for a whole batch; say negative: adapted and compose: weights under its generate"
             )
         if files and not way.two_dials and config.content_strength != config.style_strength:
             raise UserError(
@@ -204,6 +204,8 @@ class Plan:
         shared = {
             k: v for k, v in self.study.settings.items() if k in ("base_model", "vae", "mixed_precision")
         }
+        if not method(row.method).by_sample:
+            shared["negative"] = "adapted"  # whatever the preset has: its files can be drawn no other way
         fixed = self._drawn_as(files)
         values = {asked: value for asked, (_, value) in fixed.items()}
         settings = {**shared, **files, **self.study.generate, **values, **row.generate}

@@ -58,7 +58,7 @@ def test_whatever_has_files_may_be_guided_against_the_base_model(tiny, taught):
     fused = (None, None, taught["lora"])
     for files in ((taught["content"], taught["style"]), (taught["content"], None), fused):
         assert sheet.shot_of(tiny, led, 1, *files).settings["negative"] == "base"
-        assert "negative" not in sheet.shot_of(tiny, usual, 1, *files).settings
+        assert sheet.shot_of(tiny, usual, 1, *files).settings["negative"] == "adapted"
     assert "negative" not in sheet.shot_of(tiny, led, 1, None, None).settings
     shots = [sheet.shot_of(tiny, look, 1, *fused) for look in (led, usual)]
     assert "--negative base" in cells.shown_command(tiny, shots[0])

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from ...config.presets import PRESETS
 from ...core.errors import UserError
 from . import library
 from .cells import Shot
@@ -52,8 +53,8 @@ class Look:
 
 
 def guided_against_base(project: Project) -> bool:
-    """Whether images are so guided unless it is said otherwise: on the embedded base, where it was measured."""
-    return project.base.preset == "embedded"
+    """Whether images are so guided unless it is said otherwise."""
+    return PRESETS[project.base.preset]["generate"].get("negative") == "base"
 
 
 def pair_prompt(content: Concept | None, style: Concept | None) -> str:
@@ -87,9 +88,8 @@ def shot_of(
     settings = {**look.settings(), **files}
     if look.summed and content and style and lora is None:
         settings["compose"] = "predictions"
-    if look.against_base and files:
-        settings["negative"] = "base"
     if files:
+        settings["negative"] = "base" if look.against_base else "adapted"
         settings |= {"content_strength": dials[0], "style_strength": dials[1]}
     return Shot(prompt, seed, settings)
 
