@@ -41,9 +41,7 @@ class Look:
     guidance: float | None = None
     size: int | None = None
     negative_prompt: str = ""
-    against_base: bool = (
-        False  # what guidance leads away from: the base model, or the one with the files on it
-    )
+    against_base: bool = False  # what guidance leads away from; else the model with the files on it
     summed: bool = False  # a pair as a sum of predictions
 
     def settings(self) -> dict[str, Any]:
