@@ -84,7 +84,7 @@ def build(studio: Studio, blocks: gr.Blocks) -> None:
         if number is None:
             raise UserError("the seed is a whole number: fill it in")
         asked = str(text or "").strip() or sheet.pair_prompt(*chosen)
-        look = Look(prompt=asked, against_base=sheet.guided_against_base(project))
+        look = replace(sheet.usual(project), prompt=asked)
         shots = [shot(way, chosen[0], chosen[1], look, int(number)) for way in (a, b)]
         cells.check(project, shots)
         yield gr.skip(), gr.skip(), html.note("Drawing ...", "busy")

@@ -39,7 +39,7 @@ class _Ask:
 
     def __init__(self, studio: Studio) -> None:
         defaults = {**PRESETS["sdxl"]["generate"], **PRESETS[studio.project.base.preset]["generate"]}
-        small = sheet.guided_against_base(studio.project)
+        usual = sheet.usual(studio.project)
         self.contents = gr.Dropdown([], multiselect=True, label="Contents", elem_id="contents")
         self.styles = gr.Dropdown([], multiselect=True, label="Styles", elem_id="styles")
         # What most people press first, on the first screen.
@@ -61,17 +61,17 @@ class _Ask:
             )
             self.steps = gr.Number(25, label="Denoising steps", precision=0, minimum=1, maximum=1000)
             self.guidance = gr.Number(
-                defaults.get("guidance", 5.0), label="Guidance", minimum=0, maximum=1000
+                usual.guidance or defaults.get("guidance", 5.0), label="Guidance", minimum=0, maximum=1000
             )
             self.negative = gr.Textbox(label="Negative prompt")
             self.against_base = gr.Checkbox(
-                small,
+                usual.against_base,
                 label="Guided against the base model",
                 info="content and style come out stronger; an exported file cannot carry it",
                 elem_id="against-base",
             )
             self.summed = gr.Checkbox(
-                small,
+                usual.summed,
                 label="A pair without a second stage as a sum of predictions",
                 info="a little closer to both, for twice the time; an exported file cannot carry it",
                 elem_id="summed",
