@@ -253,7 +253,7 @@ def show(
 
 def table(scores: dict[str, dict[str, Interval]]) -> str:
     """The scores as text: alignment as numbers, verdicts in percent."""
-    lines = ["", f"{'':30}" + "".join(f"{title:>22}" for title in SCORES.values())]
+    lines = ["", f"{'':32}" + "".join(f"{title:>22}" for title in SCORES.values())]
     for variant, row in scores.items():
         cells = [
             "{:.0%} [{:.0%}, {:.0%}]".format(*value)
@@ -261,7 +261,7 @@ def table(scores: dict[str, dict[str, Interval]]) -> str:
             else "{:.3f} [{:.3f}, {:.3f}]".format(*value)
             for name, value in row.items()
         ]
-        lines.append(f"{variant:30}" + "".join(f"{cell:>22}" for cell in cells))
+        lines.append(f"{variant:32}" + "".join(f"{cell:>22}" for cell in cells))
     return "\n".join(lines)
 
 
