@@ -9,6 +9,7 @@ foretell.json, every pair in it, and foretell.png; what is done stays done.
 """
 
 import csv
+import hashlib
 import json
 import sys
 from collections.abc import Mapping, Sequence
@@ -81,16 +82,18 @@ def measured(drawing: Drawing, folder: Path) -> dict[str, float]:
         raise UserError(
             f"row {drawing.row!r}: is not drawn from a content and a style file; give one that is composed"
         )
-    output = folder / f"{Path(drawing.content).name}-{Path(drawing.style).name}"
+    facts = [load_concept(file).metadata for file in (config.content_file, config.style_file)]
+    prompt = joint_prompt(*facts)
+    asked = hashlib.sha256(prompt.encode()).hexdigest()[:8]  # called otherwise, a pair moves otherwise
+    output = folder / f"{Path(drawing.content).name}-{Path(drawing.style).name}-{asked}"
     if not (report := output / "interference.json").exists():
-        facts = [load_concept(file).metadata for file in (config.content_file, config.style_file)]
         interference(
             InspectConfig(
                 file=config.content_file,
                 style_file=config.style_file,
                 base_model=config.base_model,
                 interference=True,
-                prompts=(joint_prompt(*facts),),
+                prompts=(prompt,),
                 output=str(output),
             )
         )

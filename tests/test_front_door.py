@@ -75,7 +75,7 @@ def test_example_configs_are_settings():
         assert yaml.safe_load(file.read_text())["preset"] == "sdxl"
 
 
-def test_the_distilled_config_is_what_the_study_measured():
+def test_the_distilled_config_is_what_the_study_asks_about():
     file = ROOT / "examples/configs/embedded-distilled.yaml"
     config = resolve(SecondConfig, None, file, content_file="c", style_file="s")
     study = yaml.safe_load((ROOT / "examples/configs/studies/any-tool.yaml").read_text())
