@@ -155,7 +155,19 @@ def test_pictures_are_named_by_what_they_are_drawn_with_wherever_it_stands(study
 
     said = PRESETS["embedded"]["generate"]["guidance"]
     assert folders() == folders(generate={"guidance": said}) != folders(generate={"guidance": said + 1})
-    assert folders() != folders(seeds=[5]) and folders() != folders(prompts=["another {content} {style}"])
+    assert folders() != folders(prompts=["another {content} {style}"])
+
+
+def test_more_seeds_keep_the_images_that_are_there(study_file, tmp_path):
+    def drawing(seeds: list[int]) -> Drawing:
+        return Plan(read_study(study_file(seeds=seeds)), tmp_path / "work").drawings[0]
+
+    few = drawing([0])
+    few.folder.mkdir(parents=True)
+    few.asked[0].file.touch()
+    more = drawing([0, 1])
+    assert not few.left and [asked.seed for asked in more.asked] == [0, 1]
+    assert [asked.seed for asked in more.left] == [1]
 
 
 def test_a_setting_that_a_stage_does_not_read_renames_nothing(study_file):

@@ -319,12 +319,15 @@ def _asked(job: type[JobConfig]) -> frozenset[str]:
 def _key(config: JobConfig | GenerateConfig) -> str:
     """Twelve letters for the settings that decide the result.
 
-    Defaults are left out: a setting that a later release adds renames nothing that is done.
+    Defaults are left out: a setting that a later release adds renames nothing that is done. So are the seeds of
+    images, which a file is called by: with more of them a folder takes more images, and keeps those that it has.
     """
     decide = deciding(type(config), paths=True)
     facts = {f.name: value for f in decide if (value := getattr(config, f.name)) != f.default}
     if isinstance(config, JobConfig):
         facts["stage"] = config.stage
+    else:
+        facts.pop("seeds", None)
     return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:12]
 
 
