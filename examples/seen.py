@@ -66,9 +66,9 @@ def sheet(lines: Sequence[Sequence[Line]]) -> Image.Image:
     return made
 
 
-def as_drawn(content: str, style: str) -> Image.Image:
-    """The pair as the world draws it, on plain ground."""
-    contents, styles = SETS["confirmation"]
+def as_drawn(content: str, style: str, of: str = "confirmation") -> Image.Image:
+    """The pair of that set as the world draws it, on plain ground."""
+    contents, styles = SETS[of]
     asked = {"content": contents[content], "style": styles[style].style, "grounds": ("plain",)}
     return Image.fromarray(
         render(sample_scene(np.random.default_rng([7]), **asked, accessories=0, seconds=0))
