@@ -59,8 +59,13 @@ def truth(shots: Sequence[Shot]) -> Image.Image:
     cells = []
     for content in contents:
         for style in styles:
-            cells += [cell(shown[content, style].file), as_drawn(content, style, "tuning").resize((CELL, CELL))]
-    return grid(cells, 2 * len(styles), (), [name for style in styles for name in (style, "as the world draws it")])
+            cells += [
+                cell(shown[content, style].file),
+                as_drawn(content, style, "tuning").resize((CELL, CELL)),
+            ]
+    return grid(
+        cells, 2 * len(styles), (), [name for style in styles for name in (style, "as the world draws it")]
+    )
 
 
 def first_of_each(shots: Sequence[Shot]) -> dict[tuple[str, str], Shot]:
