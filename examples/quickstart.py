@@ -56,7 +56,7 @@ PROCESSES = 2  # content and style are trained side by side
 READY = 10  # seconds that a process may take to begin
 AT_ONCE = 10  # images of one task: few enough that no process waits long for the other
 # What was learned is what guidance strengthens: docs/method.md.
-GUIDED = {name: PRESETS["embedded"]["generate"][name] for name in ("guidance", "negative")}
+GUIDED = {name: PRESETS["embedded"]["generate"][name] for name in ("steps", "guidance", "negative")}
 
 
 def prompts(content: str, style: str) -> list[str]:
