@@ -71,12 +71,13 @@ def test_what_may_leak_is_what_references_and_partners_show(which, study):
 
 def test_a_factor_alone_is_asked_for_with_the_other_ones_words(study):
     alone = read_study(SUBJECTS.parent / "studies/alone.yaml", str(SUBJECTS / "world.yaml"))
-    assert [row.generate for row in alone.rows.values()] == [
-        {},
-        {"style_strength": 0},
-        {"content_strength": 0},
-    ]
-    assert (alone.generate, alone.prompts) == (study.generate, study.prompts)
+    both, content, style = {}, {"style_strength": 0}, {"content_strength": 0}
+    assert [row.generate for row in alone.rows.values()] == 3 * [
+        both,
+        content,
+        style,
+    ]  # 100, 200 and 50 steps
+    assert (alone.generate, alone.prompts) == ({**study.generate, "steps": 25}, study.prompts)
 
 
 def test_prompts_are_in_words_that_the_base_knows(which):
