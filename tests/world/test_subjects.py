@@ -71,12 +71,8 @@ def test_what_may_leak_is_what_references_and_partners_show(which, study):
 
 def test_a_factor_alone_is_asked_for_with_the_other_ones_words(study):
     alone = read_study(SUBJECTS.parent / "studies/alone.yaml", str(SUBJECTS / "world.yaml"))
-    both, content, style = {}, {"style_strength": 0}, {"content_strength": 0}
-    assert [row.generate for row in alone.rows.values()] == 3 * [
-        both,
-        content,
-        style,
-    ]  # 100, 200 and 50 steps
+    rows = [{}, {"style_strength": 0}, {"content_strength": 0}]  # both, a content, a style
+    assert [row.generate for row in alone.rows.values()] == 3 * rows  # after 100, 200 and 50 steps
     assert (alone.generate, alone.prompts) == ({**study.generate, "steps": 25}, study.prompts)
 
 
