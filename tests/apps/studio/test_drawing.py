@@ -53,6 +53,12 @@ def test_a_pair_may_be_drawn_as_a_sum_of_predictions_and_one_of_the_two_not(tiny
         assert "compose" not in sheet.shot_of(tiny, summed, 1, *files).settings
 
 
+@pytest.mark.parametrize(("preset", "drawn"), [("embedded", (8, 2.0, 128)), ("sdxl", (25, 5.0, 1024))])
+def test_the_form_starts_with_what_suits_the_base(project, preset, drawn):
+    look = sheet.usual(Project(project.folder, Base(preset)))
+    assert (look.steps, look.guidance, look.size) == drawn
+
+
 def test_whatever_has_files_may_be_guided_against_the_base_model(tiny, taught):
     led, usual = (dataclasses.replace(LOOK, against_base=on, guidance=2.0) for on in (True, False))
     fused = (None, None, taught["lora"])

@@ -70,9 +70,9 @@ class Wiring:
         @functools.wraps(function)
         def run(*given: Any) -> Any:
             try:
-                return function(*given)
+                return _as_gradio(function(*given))
             except UserError as error:
-                return self._refused(error, count)
+                return _as_gradio(self._refused(error, count))
 
         return run
 
@@ -80,11 +80,16 @@ class Wiring:
         @functools.wraps(function)
         def run(*given: Any) -> Any:
             try:
-                yield from function(*given)
+                yield from map(_as_gradio, function(*given))
             except UserError as error:
-                yield self._refused(error, count)
+                yield _as_gradio(self._refused(error, count))
 
         return run
+
+
+def _as_gradio(values: tuple) -> Any:
+    """Where there is one output alone, Gradio takes its value as it is."""
+    return values[0] if len(values) == 1 else values
 
 
 def acted(event: gr.EventData) -> tuple[str, str]:

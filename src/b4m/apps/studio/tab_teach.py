@@ -1,5 +1,6 @@
 """Teach: images, a name, a class word, a trigger word, and a training that needs this page no more."""
 
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -135,86 +136,102 @@ def _setting(row: advanced.Row) -> gr.Textbox | gr.Dropdown:
 
 
 def _wire_form(studio: Studio, blocks: gr.Blocks, form: _Form) -> None:
-    project, wiring = studio.project, Wiring(studio, form.status)
+    wiring, teaching = Wiring(studio, form.status), _Teaching(studio, form)
+    everything = [*form.typed, form.desk, form.command]
+    wiring.on(form.files.upload, teaching.upload, [form.kind, form.files], [form.files, form.desk])
+    wiring.on(form.desk.click, teaching.drop, [form.kind], [form.desk])
+    wiring.on(form.kind.input, teaching.show, [form.kind], everything)
+    wiring.on(blocks.load, teaching.reopened, [], [*everything, form.restored])
+    # Not .input: what is pasted is no input to Gradio.
+    changes = [one.change for one in form.typed if one is not form.kind]
+    wiring.on(changes, teaching.change, form.typed, [form.command, form.desk], trigger_mode="always_last")
+    words = [form.trigger.change, form.class_word.change]
+    wiring.on(
+        words, teaching.advise, [form.trigger, form.class_word], [form.advice], trigger_mode="always_last"
+    )
+    wiring.on(form.doctor.click, teaching.examine, [], [form.advice])
+    wiring.on(form.start.click, teaching.start, form.typed, [form.desk, form.name])
 
-    def shown_desk(kind: str, refused: list[references.Reference] | None = None) -> str:
-        kept = references.listing(teach.desk(project, kind))
-        return html.desk(kind, kept, refused or (), teach.cut(project, kind))
 
-    def upload(kind: str, files: list[str] | None) -> tuple:
+class _Teaching:
+    """The form's answers: a value an output, then its line of text."""
+
+    def __init__(self, studio: Studio, form: _Form) -> None:
+        self.studio, self.project, self.form = studio, studio.project, form
+
+    def upload(self, kind: str, files: list[str] | None) -> tuple:
+        """Put images on the desk; what is wrong with one is said beside it."""
         some = [(Path(file), Path(file).name) for file in files or []]
-        found = references.add(teach.desk(project, kind), some, studio.size, teach.cut(project, kind)[0])
+        side = teach.cut(self.project, kind)[0]
+        found = references.add(teach.desk(self.project, kind), some, self.studio.size, side)
         refused = [one for one in found if one.problem]
         told = html.note(f"{len(refused)} of {len(found)} images were not taken: see beside them", "bad")
-        return None, shown_desk(kind, refused), told if refused else ""
+        return None, self._desk(kind, refused), told if refused else ""
 
-    def drop(kind: str, event: gr.EventData) -> tuple:
+    def drop(self, kind: str, event: gr.EventData) -> tuple:
+        """Take an image from the desk."""
         act, file = acted(event)
         if act == "drop":
-            references.remove(teach.desk(project, kind), file)
-        return shown_desk(kind), ""
+            references.remove(teach.desk(self.project, kind), file)
+        return self._desk(kind), ""
 
     # Whatever fills a field is a change, a start that empties the name too: neither of these two touches the line
     # that says how the start went.
-    def change(*values: Any) -> tuple:
-        read = form.read(*values)
-        before = teach.cut(project, read.kind)
-        project.save_draft(f"teach-{read.kind}", read.saved())
-        project.save_draft("teach", {"kind": read.kind})
-        desk = gr.skip() if teach.cut(project, read.kind) == before else shown_desk(read.kind)
-        return teach.shown_command(project, read), desk, gr.skip()
+    def change(self, *values: Any) -> tuple:
+        """Keep what is typed, and show the command that it makes."""
+        read = self.form.read(*values)
+        before = teach.cut(self.project, read.kind)
+        self.project.save_draft(f"teach-{read.kind}", read.saved())
+        self.project.save_draft("teach", {"kind": read.kind})
+        desk = gr.skip() if teach.cut(self.project, read.kind) == before else self._desk(read.kind)
+        return teach.shown_command(self.project, read), desk, gr.skip()
 
-    def advise(trigger: str, class_word: str) -> tuple:
-        return (html.advice(studio.advice(trigger, class_word)) if trigger or class_word else ""), gr.skip()
+    def advise(self, trigger: str, class_word: str) -> tuple:
+        """What is said of the words."""
+        asked = trigger or class_word
+        return (html.advice(self.studio.advice(trigger, class_word)) if asked else ""), gr.skip()
 
-    def show(kind: str) -> tuple:
-        saved = project.drafts().get(f"teach-{kind}") or {"trigger": DEFAULTS[kind]}
+    def show(self, kind: str) -> tuple:
+        """The form as it was left for this kind."""
+        form = self.form
+        saved = self.project.drafts().get(f"teach-{kind}") or {"trigger": DEFAULTS[kind]}
         read = Form.of({**saved, "kind": kind})
-        choices = teach.partner_choices(project, kind)
+        choices = teach.partner_choices(self.project, kind)
         known = {value for _, value in choices}
         partners = [value for value in read.partners if value in known] or [teach.SHIPPED]
         values = form.show(read)
         values[form.typed.index(form.partners)] = gr.update(choices=choices, value=partners)
-        return (*values, shown_desk(kind), teach.shown_command(project, read), "")
+        return (*values, self._desk(kind), teach.shown_command(self.project, read), "")
 
-    def reopened() -> tuple:
-        kind = (project.drafts().get("teach") or {}).get("kind")
-        *values, _ = show(kind if kind in teach.CONFIGS else "content")
+    def reopened(self) -> tuple:
+        """The form as it was left."""
+        kind = (self.project.drafts().get("teach") or {}).get("kind")
+        *values, _ = self.show(kind if kind in teach.CONFIGS else "content")
         return (*values, RESTORED, "")
 
-    def examine():
+    def examine(self) -> Iterator[tuple]:
+        """What `b4m doctor` finds."""
         yield "", html.note("Looking at this machine ...", "busy")
-        yield "", html.findings(studio.doctor.findings())
+        yield "", html.findings(self.studio.doctor.findings())
 
-    def start(*values: Any):
-        read = form.read(*values)
-        teach.check(project, read)  # at once: the look at the machine takes seconds
-        yield *_same(2), html.note("Looking at this machine ...", "busy")
-        if bad := studio.doctor.failures(studio.doctor.findings()):
-            yield *_same(2), html.findings(bad)
+    def start(self, *values: Any) -> Iterator[tuple]:
+        """Queue the training, unless it or this machine cannot be used."""
+        read = self.form.read(*values)
+        teach.check(self.project, read)  # at once: the look at the machine takes seconds
+        yield gr.skip(), gr.skip(), html.note("Looking at this machine ...", "busy")
+        doctor = self.studio.doctor
+        if bad := doctor.failures(doctor.findings()):
+            yield gr.skip(), gr.skip(), html.findings(bad)
             return
-        concept = teach.begin(project, read)
-        studio.runner.turn()
-        project.save_draft(f"teach-{read.kind}", {"trigger": read.trigger})
+        concept = teach.begin(self.project, read)
+        self.studio.runner.turn()
+        self.project.save_draft(f"teach-{read.kind}", {"trigger": read.trigger})
         told = f"{concept.name} is in the queue. It trains on its own: this page may be closed."
-        yield shown_desk(read.kind), "", html.note(told, "good")
+        yield self._desk(read.kind), "", html.note(told, "good")
 
-    everything = [*form.typed, form.desk, form.command]
-    wiring.on(form.files.upload, upload, [form.kind, form.files], [form.files, form.desk])
-    wiring.on(form.desk.click, drop, [form.kind], [form.desk])
-    wiring.on(form.kind.input, show, [form.kind], everything)
-    wiring.on(blocks.load, reopened, [], [*everything, form.restored])
-    # Not .input: what is pasted is no input to Gradio.
-    changes = [one.change for one in form.typed if one is not form.kind]
-    wiring.on(changes, change, form.typed, [form.command, form.desk], trigger_mode="always_last")
-    words = [form.trigger.change, form.class_word.change]
-    wiring.on(words, advise, [form.trigger, form.class_word], [form.advice], trigger_mode="always_last")
-    wiring.on(form.doctor.click, examine, [], [form.advice])
-    wiring.on(form.start.click, start, form.typed, [form.desk, form.name])
-
-
-def _same(count: int) -> list:
-    return [gr.skip()] * count
+    def _desk(self, kind: str, refused: Sequence[references.Reference] = ()) -> str:
+        kept = references.listing(teach.desk(self.project, kind))
+        return html.desk(kind, kept, refused, teach.cut(self.project, kind))
 
 
 def _wire_trainings(studio: Studio, blocks: gr.Blocks, panel: gr.HTML, form: _Form) -> None:
