@@ -14,10 +14,8 @@ from b4m.methods.custom_diffusion import (
     CustomJointConfig,
     CustomMergeConfig,
     CustomStyleConfig,
-    captions,
-    distinct,
-    features,
 )
+from b4m.methods.merging_keys import captions, distinct, features
 from b4m.methods.protocol import Batch
 from b4m.sampling.attach import attach
 from b4m.sampling.sample import sample

@@ -16,8 +16,9 @@ from b4m.maths.plp import frozen_sizes
 from b4m.methods.b_lora import BLOCKS
 from b4m.methods.cc_es import EditConfig
 from b4m.methods.class_images import DrawsClasses
-from b4m.methods.custom_diffusion import ENDS, Custom
+from b4m.methods.custom_diffusion import Custom
 from b4m.methods.inverting import Inverts
+from b4m.methods.keys_and_values import ENDS
 from b4m.methods.low_rank import LoraContentConfig
 from b4m.methods.registry import METHODS, method
 from b4m.methods.ziplora import ZipLoraConfig

@@ -1,29 +1,24 @@
 """Custom Diffusion (Kumari et al. 2023, arXiv 2212.04488): cross-attention's keys and values, and a word, learn."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from ..backbones.cache import Cache
 from ..backbones.latent_diffusion import check_base
 from ..backbones.protocol import Attached, Backbone, Conditions
-from ..backbones.registry import open_backbone
-from ..backbones.words import NewWords
 from ..config.fields import InputPath, setting
 from ..config.training import JobConfig, ShowsBoth, ShowsContent, ShowsStyle, TrainConfig
 from ..core.errors import UserError
 from ..core.storage import fingerprint
 from ..data.images import whole
 from ..data.inputs import Inputs
-from ..files.opening import BASE, Opened, open_any, save_method_file
-from ..maths.closed_form import merger
+from ..files.opening import BASE, Opened, save_method_file
 from ..maths.objective import objective
-from ..maths.plp import FACTORS
-from .added import Additions
 from .class_images import METHOD as NAME
 from .class_images import (
     ClassImages,
@@ -33,14 +28,12 @@ from .class_images import (
     class_prompt,
     kinds_of,
 )
-from .denoising import DenoisingTask, one_dial
+from .denoising import DenoisingTask
+from .keys_and_values import RESULT, attach_file, attached_to, keys_and_values, open_own
 from .low_rank import count, words_of
+from .merging_keys import CustomMergeConfig, Merge
 from .protocol import Batch, Pair
-from .tokens import TokenLearner, check_captions, is_on, read_vectors, trigger_in
-
-RESULT = "custom_diffusion.safetensors"
-ENDS = ("attn2.to_k", "attn2.to_v")
-CAPTIONS = 200  # of other things, whose keys and values the merge keeps as they were
+from .tokens import TokenLearner, check_captions
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -89,25 +82,6 @@ class CustomStyleConfig(ShowsStyle, Custom):
     style_classes_file: InputPath | None = STYLE_CLASSES
 
 
-@dataclass(frozen=True, kw_only=True)
-class CustomMergeConfig(JobConfig):
-    """Settings of the closed-form merge of a content and a style that were trained alone."""
-
-    stage, result, section = "custom-diffusion-merge", RESULT, "merge"
-    needs = ("content_file", "style_file")
-
-    content_file: InputPath | None = setting("a content file of custom-diffusion", None)
-    style_file: InputPath | None = setting("a style file of custom-diffusion", None)
-
-
-def open_own(path: str, what: str, tensor: str) -> Opened:
-    """A file of this method that holds `tensor`. Raises UserError."""
-    opened = open_any(path)
-    if opened.method != NAME or not any(name.startswith(tensor) for name in opened.tensors):
-        raise UserError(f"{opened.where}: holds no {what} of {NAME}; make them with b4m train {NAME}:...")
-    return opened
-
-
 class CustomTask(DenoisingTask):
     """Images whose captions hold their words, and class images beside them."""
 
@@ -132,67 +106,6 @@ class CustomTask(DenoisingTask):
         for opened in self.classes.values():
             check_base(opened.metadata.get(BASE, ""), backbone.denoiser, opened.where, backbone.name)
         return CustomLearner(backbone, self.inputs, self.config, self.classes)
-
-
-class Change(nn.Module):
-    """What is added to the weight of a layer, (m, n), from nothing; weight decay then pulls towards the base model."""
-
-    def __init__(self, change: Tensor) -> None:
-        super().__init__()
-        self.change, self.strength = nn.Parameter(change), 1.0
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.strength * (x @ self.change.to(x.dtype).T)
-
-
-class AttachedCustom:
-    """Changed keys and values and new words on a base model, there or not."""
-
-    def __init__(self, backbone: Backbone, changes: Mapping[str, Tensor], words: NewWords) -> None:
-        self.changes, self.words = {name: Change(change) for name, change in changes.items()}, words
-        self.additions = Additions(backbone.denoiser, self.changes)
-
-    def arguments(self, content: float, style: float) -> None:
-        on = is_on("content and style", one_dial(content, style))
-        self.words.switch(on)
-        for module in self.changes.values():
-            module.strength = float(on)
-
-    def prompt_at(self, prompt: str, timestep: float) -> str:
-        return prompt
-
-    def remove(self) -> None:
-        self.words.remove()
-        self.additions.remove()
-
-
-class OneConcept(AttachedCustom):
-    """Of one kind, whose dial alone counts."""
-
-    kind = "content"
-
-    def arguments(self, content: float, style: float) -> None:
-        own = {"content": content, "style": style}[self.kind]
-        super().arguments(own, own)
-
-
-def attached_to(
-    backbone: Backbone, changes: Mapping[str, Tensor], words: NewWords, kinds: Sequence[str]
-) -> AttachedCustom:
-    """With the dials that its kinds have."""
-    if len(kinds) == 2:
-        return AttachedCustom(backbone, changes, words)
-    attached = OneConcept(backbone, changes, words)
-    attached.kind = kinds[0]
-    return attached
-
-
-def keys_and_values(backbone: Backbone) -> dict[str, nn.Linear]:
-    """Cross-attention's, by name. Raises UserError for a base model without any."""
-    found = {name: m for name, m in backbone.denoiser.named_modules() if name.endswith(ENDS)}
-    if not found:
-        raise UserError(f"base model {backbone.name}: has no {' or '.join(ENDS)}, which {NAME} trains")
-    return found  # pyrefly: ignore[bad-return]
 
 
 class CustomLearner(TokenLearner):
@@ -279,85 +192,6 @@ class CustomLearner(TokenLearner):
         save_method_file(folder / RESULT, NAME, tensors, self.backbone.denoiser, {**facts, **told}, role=role)
 
 
-class Merge:
-    """The assembly of two files into one, in closed form."""
-
-    def __init__(self, config: CustomMergeConfig) -> None:
-        self.config = config
-        self.files = {
-            kind: open_own(getattr(config, f"{kind}_file"), f"changes of a {kind}", "kv/") for kind in FACTORS
-        }
-        for kind, opened in self.files.items():
-            if opened.role != kind:
-                raise UserError(
-                    f"{opened.where}: of a {opened.role}, and was given as the {kind}; exchange the files"
-                )
-
-    @torch.no_grad()
-    def make(self, folder: Path, facts: Mapping[str, str]) -> None:
-        backbone = open_backbone(self.config.base_model)
-        for opened in self.files.values():
-            check_base(opened.metadata.get(BASE, ""), backbone.denoiser, opened.where, backbone.name)
-        layers = list(keys_and_values(backbone))
-        told = {name: text for opened in self.files.values() for name, text in _words(opened).items()}
-        vectors = {kind: read_vectors(opened, backbone, "words/") for kind, opened in self.files.items()}
-        triggers = [trigger_in(opened, kind) for kind, opened in self.files.items()]
-        tables = {
-            table: torch.cat([each[table] for each in vectors.values()])
-            for table in next(iter(vectors.values()))
-        }
-        C_reg = torch.cat([features(backbone, caption) for caption in captions(backbone)])
-        words = NewWords(backbone, triggers, tables)
-        prompts = {kind: told[f"{kind}_prompt"] for kind in FACTORS}
-        C, owners = distinct({kind: features(backbone, prompt) for kind, prompt in prompts.items()})
-        words.remove()
-        spread = merger(C, C_reg)
-        changes = {}
-        for name in layers:
-            of_kind = {
-                kind: C @ opened.tensors[f"kv/{name}"].double().T for kind, opened in self.files.items()
-            }
-            V = torch.stack([of_kind[kind][row] for row, kind in enumerate(owners)])
-            changes[f"kv/{name}"] = (V.T @ spread).float()
-        tensors = {**changes, **{f"words/{table}": rows for table, rows in tables.items()}}
-        metadata = {**facts, **told, "trained_parameters": "0"}
-        save_method_file(folder / RESULT, NAME, tensors, backbone.denoiser, metadata)
-
-
-def _words(opened: Opened) -> dict[str, str]:
-    kinds = ("prompt", "trigger")
-    names = {f"b4m.{opened.role}_{name}" for name in kinds} & opened.metadata.keys()
-    return {name.removeprefix("b4m."): opened.metadata[name] for name in names}
-
-
-def features(backbone: Backbone, prompt: str) -> Tensor:
-    """What cross-attention reads of a prompt's tokens, from its first word to its end: (k, n) float64."""
-    tokenizer = getattr(backbone.pipe, next(iter(backbone.encoders)))
-    length = len(tokenizer(prompt, truncation=True).input_ids)
-    return backbone.encode_prompts([prompt])["hidden"][0, 1:length].double()
-
-
-def distinct(rows: Mapping[str, Tensor]) -> tuple[Tensor, list[str]]:
-    """All rows but those that are there already, and whose each is: common beginnings of prompts read alike."""
-    kept: list[Tensor] = []
-    owners = []
-    for kind, features_of in rows.items():
-        for row in features_of:
-            if all((row - other).norm() > 1e-6 * row.norm() for other in kept):
-                kept.append(row)
-                owners.append(kind)
-    return torch.stack(kept), owners
-
-
-def captions(backbone: Backbone) -> list[str]:
-    """CAPTIONS captions of other things: of words that the base model's own tokenizer knows, evenly from A to Z."""
-    vocabulary = getattr(backbone.pipe, next(iter(backbone.encoders))).get_vocab()
-    words = sorted(token.removesuffix("</w>") for token in vocabulary if token.endswith("</w>"))
-    words = [word for word in words if word.isascii() and word.isalpha()]
-    step = max(1, len(words) // CAPTIONS)
-    return [f"a photo of {word}" for word in words[::step][:CAPTIONS]]
-
-
 class CustomDiffusion:
     """Both concepts in one training."""
 
@@ -390,18 +224,7 @@ class CustomDiffusion:
         if len(files) == 2:
             where = " and ".join(opened.where for opened in files.values())
             raise UserError(f"{where}: cannot be added up; merge them with b4m train {NAME}:merge")
-        (opened,) = files.values()
-        layers = keys_and_values(backbone)
-        changes = {name: opened.tensors.get(f"kv/{name}") for name in layers}
-        wrong = [name for name, c in changes.items() if c is None or c.shape != layers[name].weight.shape]
-        if wrong:
-            raise UserError(
-                f"{opened.where}: nothing that fits {wrong[0]}; give a file of {NAME} that was trained or merged"
-            )
-        kinds = tuple(FACTORS) if opened.role == "lora" else (opened.role,)
-        tables = read_vectors(opened, backbone, "words/", rows=len(kinds))
-        words = NewWords(backbone, [trigger_in(opened, kind) for kind in kinds], tables)
-        return attached_to(backbone, {name: c for name, c in changes.items() if c is not None}, words, kinds)
+        return attach_file(backbone, *files.values())
 
 
 class CustomDiffusionMerge(CustomDiffusion):
