@@ -1,6 +1,6 @@
 """What an eye says of a study's images beside what the encoders say: blind sheets to look at, and their comparison.
 
-    python examples/seen.py sheets outputs/results/table1 seen --rows "B4M, against the base" K-LoRA
+    python examples/seen.py sheets outputs/results/table1-variants seen --rows "B4M, against the base" K-LoRA
     python examples/seen.py agree seen      # once seen/seen.csv says what was seen
 
 A sheet a style, a line a content: its reference, the pair as the world draws it, then in an order drawn by chance every
