@@ -528,4 +528,4 @@ def test_the_papers_own_protocol_is_the_same_study_on_other_subjects(tmp_path, m
     config = next(iter(found.trainings.values())).config
     assert (config.rank, config.resolution, config.steps) == (64, 512, 1000)
     costs = dict(found.costs())
-    assert costs["joint"] == 600 + 1 and costs["picture"] == 4 * 600 * 10
+    assert costs["joint"] == 3 * (600 + 1) and costs["picture"] == 3 * 4 * 600 * 10  # three trainings of each
