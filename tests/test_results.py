@@ -72,6 +72,7 @@ def test_numbers_on_the_page_are_those_of_the_study(folder, columns, rows):
         wrong = {
             row: [c for c, cell in shown if (score := score_of(c, known)) and not agrees(cell, score)]
             for row, known in measured.items()
+            if row == name or name not in measured  # a row that the page calls by another name may be any
         }
-        nearest = min(wrong, key=lambda row: (len(wrong[row]), row != name))
+        nearest = min(wrong, key=lambda row: len(wrong[row]))
         assert not wrong[nearest], f"{folder}, row {name}: nearest is {nearest}, and {wrong[nearest]} differ"
