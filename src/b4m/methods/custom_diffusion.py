@@ -224,7 +224,8 @@ class CustomDiffusion:
         if len(files) == 2:
             where = " and ".join(opened.where for opened in files.values())
             raise UserError(f"{where}: cannot be added up; merge them with b4m train {NAME}:merge")
-        return attach_file(backbone, *files.values())
+        (opened,) = files.values()
+        return attach_file(backbone, opened)
 
 
 class CustomDiffusionMerge(CustomDiffusion):
