@@ -294,6 +294,20 @@ def test_a_cache_folder_serves_the_next_run_and_no_other_model(dino, judge, pict
     assert other.images(pictures).shape == (3, 12)
 
 
+def test_verdicts_are_kept_for_the_next_run_and_follow_the_names(judge, pictures, tmp_path):
+    first = load_extractor(judge, cache=tmp_path / "cache").classify(pictures)
+    folder = shutil.copytree(
+        judge, tmp_path / "renamed"
+    )  # the same weights, whose classes are called otherwise
+    told = json.loads((folder / "config.json").read_text())
+    told["id2label"] = {key: name.upper() for key, name in told["id2label"].items()}
+    told["label2id"] = {name: int(key) for key, name in told["id2label"].items()}
+    (folder / "config.json").write_text(json.dumps(told))
+    again = load_extractor(str(folder), cache=tmp_path / "cache")
+    sizes = counted(again)
+    assert again.classify(pictures) == [name.upper() for name in first] and not sizes
+
+
 def test_a_cache_knows_changed_weights_and_preprocessing(dino, pictures, tmp_path):
     for number, change in enumerate(("weights", "preprocessing")):
         load_extractor(dino, cache=tmp_path / "cache").images(pictures)

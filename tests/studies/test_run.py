@@ -15,6 +15,7 @@ from b4m.apps.vote.questions import read_study as read_vote
 from b4m.apps.vote.settings import MakeConfig
 from b4m.core.errors import Busy, UserError
 from b4m.core.lock import exclusive
+from b4m.evaluation.extractors import Extractor
 from b4m.evaluation.manifest import read_manifest
 from b4m.studies.file import read_study
 from b4m.studies.frontier import frontier
@@ -156,6 +157,17 @@ def test_killed_half_way_it_repeats_nothing_and_ends_the_same(config, tmp_path, 
     before = len(trained)
     study(config)
     assert len(trained) == before
+
+
+def test_an_image_is_looked_at_once_whichever_study_shows_it(config, tmp_path, monkeypatch):
+    first = scores_of(study(config))
+    values = yaml.safe_load(Path(config.study).read_text())
+    values["rows"].pop("no second stage")
+    (tmp_path / "other.yaml").write_text(yaml.safe_dump(values, sort_keys=False))
+    looked: list[int] = []
+    monkeypatch.setattr(Extractor, "_pixels", lambda _, pictures: looked.append(len(pictures)))
+    other = scores_of(study(StudyConfig(str(tmp_path / "other.yaml"), output_dir=config.output_dir)))
+    assert not looked and other["rows"]["full"] == first["rows"]["full"]
 
 
 def test_half_drawn_pictures_are_drawn_again(config, monkeypatch):

@@ -15,6 +15,8 @@ from .report import check_baseline, figure_class, summarise, write_results
 from .score import score
 from .settings import EvaluateConfig
 
+FEATURES = "features"  # the folder of what models saw in images
+
 
 def evaluate(config: EvaluateConfig) -> dict[str, Any]:
     """The job behind `b4m evaluate`: images of a manifest, or drawn first; what results.json holds comes back.
@@ -24,10 +26,13 @@ def evaluate(config: EvaluateConfig) -> dict[str, Any]:
     return score_all(config)[1]
 
 
-def score_all(config: EvaluateConfig) -> tuple[list[dict[str, Any]], dict[str, Any]]:
+def score_all(
+    config: EvaluateConfig, features: Path | None = None
+) -> tuple[list[dict[str, Any]], dict[str, Any]]:
     """The records of all images, as `score` gives them, and what results.json holds.
 
-    Continues where it was stopped: whole images of the same settings and features already computed are kept.
+    Continues where it was stopped: whole images of the same settings are kept, and what a model saw in an image
+    is kept in `features` (default: a folder of the output's).
     Raises UserError; models and names are checked before anything is drawn.
     """
     figure_class()
@@ -45,7 +50,7 @@ def score_all(config: EvaluateConfig) -> tuple[list[dict[str, Any]], dict[str, A
             if spec and any(aspect in shot.labels or aspect in shot.leaks for shot in shots)
         },
         "cuda" if torch.cuda.is_available() else "cpu",
-        output / "features",
+        features or output / FEATURES,
         config.csd_extractor,
         config.vlm,
     )

@@ -18,6 +18,7 @@ from torch import Tensor
 from ..core.errors import UserError
 from ..core.storage import fingerprint, read_tensors, reason, write_tensors
 from ..core.where import locate
+from .answers import Answers
 from .csd import load_csd
 from .model import Model
 from .settings import CSD
@@ -29,8 +30,8 @@ BATCH = 32  # images or texts at a time
 class Extractor:
     """A frozen model that turns images, and texts where it can, into vectors of length 1 on the CPU.
 
-    An image (its sha256 of size and pixels) and a text are computed once; `cache`: a folder that keeps the
-    vectors for later runs, apart for each model by a hash of its weights. `labels`: the classes it knows.
+    An image (its sha256 of size and pixels) and a text are computed once; `cache`: a folder that keeps vectors and
+    classes for later runs, apart for each model by a hash of its weights. `labels`: the classes it knows.
     """
 
     def __init__(self, name: str, model: Model, device: torch.device | str, cache: Path | str | None = None):
@@ -39,7 +40,7 @@ class Extractor:
         self._model, self._device = model, torch.device(device)
         self._folder = None if cache is None else Path(cache) / self.fingerprint[:16]
         self._known: dict[str, Tensor] = {}
-        self._verdicts: dict[str, str] = {}
+        self._classes = Answers(self._folder)  # places in `labels`, whose names are no part of the weights
         if self._folder is not None and self._folder.is_dir():
             for file in sorted(self._folder.glob("*.safetensors")):
                 self._known |= read_tensors(file)[0]
@@ -68,10 +69,10 @@ class Extractor:
                 f"{self.name}: it names no classes; give the folder of an image classifier as a judge"
             )
         keys = [digest(picture) for picture in pictures]
-        for batch in _batches([i for i, key in enumerate(keys) if key not in self._verdicts]):
+        for batch in _batches([i for i, key in enumerate(keys) if key not in self._classes]):
             winners = self._model.logits(self._pixels([pictures[i] for i in batch])).argmax(1).tolist()
-            self._verdicts |= {keys[i]: self.labels[j] for i, j in zip(batch, winners, strict=True)}
-        return [self._verdicts[key] for key in keys]
+            self._classes.add({keys[i]: j for i, j in zip(batch, winners, strict=True)})
+        return [self.labels[self._classes[key]] for key in keys]
 
     def _encode(self, pictures: Sequence[Image.Image]) -> Tensor:
         return self._model.images(self._pixels(pictures))

@@ -5,9 +5,7 @@ else; change either, and scores before and after cannot be compared.
 """
 
 import hashlib
-import json
 import re
-import uuid
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from statistics import fmean
@@ -17,9 +15,10 @@ import torch
 from PIL import Image
 
 from ..core.errors import UserError
-from ..core.storage import fingerprint, reason, write_text
+from ..core.storage import fingerprint, reason
 from ..core.where import locate
 from ..data.images import open_pictures
+from .answers import Answers
 from .extractors import digest
 
 SHOWN = 3  # references of a content or a style, the first ones: each costs hundreds of tokens
@@ -58,12 +57,8 @@ class Vlm:
 
     def __init__(self, name: str, ask: Ask, fingerprint: str, cache: Path | str | None = None):
         self.name, self.fingerprint, self._ask = name, fingerprint, ask
-        self._folder = None if cache is None else Path(cache) / fingerprint[:16]
+        self._answers = Answers(None if cache is None else Path(cache) / fingerprint[:16])
         self._references: dict[Path, tuple[Image.Image, ...]] = {}
-        self._known: dict[str, str] = {}
-        if self._folder is not None and self._folder.is_dir():
-            for file in sorted(self._folder.glob("*.json")):
-                self._known |= json.loads(file.read_text(encoding="utf-8"))
 
     def scores(self, picture: Image.Image, content: Path, style: Path, prompt: str) -> dict[str, float]:
         """vlm_content, vlm_style, vlm_prompt of one image: 1 yes, 0 no, absent without a verdict; vlm_both, their
@@ -89,16 +84,14 @@ class Vlm:
     def answer(self, pictures: Sequence[Image.Image], question: str) -> str:
         """What the model says. Raises UserError where it cannot."""
         key = hashlib.sha256("\n".join([*map(digest, pictures), question]).encode()).hexdigest()
-        if key not in self._known:
+        if key not in self._answers:
             try:
-                self._known[key] = self._ask([picture.convert("RGB") for picture in pictures], question)
+                said = self._ask([picture.convert("RGB") for picture in pictures], question)
             # Of somebody else's model: no chat template, one image only, no memory.
             except Exception as error:
                 raise UserError(f"{_where(self.name)}: cannot be asked: {reason(error)[:300]}") from error
-            if self._folder is not None:  # a file for each answer: nothing is ever rewritten
-                text = json.dumps({key: self._known[key]}, ensure_ascii=False)
-                write_text(self._folder / f"{uuid.uuid4().hex}.json", text)
-        return self._known[key]
+            self._answers.add({key: said})
+        return self._answers[key]
 
     def _shown(self, place: Path) -> tuple[Image.Image, ...]:
         if place not in self._references:

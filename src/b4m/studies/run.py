@@ -14,7 +14,7 @@ from ..core.errors import Busy
 from ..core.lock import exclusive
 from ..core.storage import write_atomic, write_text
 from ..data.references import references
-from ..evaluation.evaluate import score_all
+from ..evaluation.evaluate import FEATURES, score_all
 from ..evaluation.manifest import Shot, in_plain_words, write_manifest
 from ..evaluation.report import tables
 from ..evaluation.settings import EvaluateConfig
@@ -118,7 +118,10 @@ def _results(config: StudyConfig, plan: Plan) -> Path:
 def score_drawn(
     plan: Plan, folder: Path, baseline: str | None = None
 ) -> tuple[list[dict[str, Any]], dict[str, Any]]:
-    """Score all drawings of the plan into `folder`. -> `evaluate.score_all`'s. Raises UserError."""
+    """Score all drawings of the plan into `folder`. -> `evaluate.score_all`'s. Raises UserError.
+
+    What models saw in an image is kept beside the images, for every study that shows it.
+    """
     write_manifest(folder, shots_of(plan))
     settings: dict[str, Any] = {
         "baseline": baseline,
@@ -126,7 +129,7 @@ def score_drawn(
         **plan.study.evaluate,
     }
     where = {"pictures": InputPath(str(folder)), "output_dir": OutputPath(str(folder))}
-    return score_all(EvaluateConfig(**settings, **where))
+    return score_all(EvaluateConfig(**settings, **where), plan.root / FEATURES)
 
 
 def shots_of(plan: Plan) -> list[Shot]:

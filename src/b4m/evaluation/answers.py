@@ -1,0 +1,32 @@
+"""What models said of images, in words or numbers: asked once, kept in a folder for later runs."""
+
+import json
+import uuid
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from ..core.storage import write_text
+
+
+class Answers:
+    """Answers by key. `folder`: where they are kept, for those whose answers depend on nothing but the key."""
+
+    def __init__(self, folder: Path | None = None) -> None:
+        self._folder = folder
+        self._known: dict[str, Any] = {}
+        if folder is not None and folder.is_dir():
+            for file in sorted(folder.glob("*.json")):
+                self._known |= json.loads(file.read_text(encoding="utf-8"))
+
+    def __contains__(self, key: str) -> bool:
+        return key in self._known
+
+    def __getitem__(self, key: str) -> Any:
+        return self._known[key]
+
+    def add(self, new: Mapping[str, Any]) -> None:
+        """Know these from now on. A file for each call: nothing is ever rewritten, and processes can share a folder."""
+        self._known |= new
+        if new and self._folder is not None:
+            write_text(self._folder / f"{uuid.uuid4().hex}.json", json.dumps(new, ensure_ascii=False))
