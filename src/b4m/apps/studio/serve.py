@@ -10,6 +10,7 @@ import threading
 from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from ...core.atomic import reason
 from ...core.errors import UserError
@@ -20,6 +21,12 @@ from .project import Base, Project, opened
 from .runner import Runner
 from .settings import LOOPBACK, StudioConfig
 from .welcome import Welcome
+
+if TYPE_CHECKING:  # they take seconds, in which the project's cards are there already
+    from fastapi import FastAPI
+    from gradio import Blocks
+
+    from .studio import Studio
 
 READY = "/studio/ready"
 
@@ -89,47 +96,14 @@ def _serve(
     worker = Worker(project)
     worker.warm()  # on the other core, while this one loads Gradio
     try:
-        import gradio
         import uvicorn
-        from fastapi import FastAPI, Response
 
         from .page import build
         from .studio import Studio
-        from .theme import CSS, theme
-
-        app = FastAPI(docs_url=None, redoc_url=None, openapi_url=None)
-
-        @app.get(READY)
-        def ready() -> Response:
-            return Response("ready")
-
-        @app.get("/studio/{name:path}")
-        def picture(name: str) -> Response:
-            found = pictures.answer(project, name, desk.size)
-            if found is None:
-                return Response("not here", 404)
-            headers = {"cache-control": found.cache}
-            if found.save_as:
-                headers["content-disposition"] = f'attachment; filename="{found.save_as}"'
-            return Response(found.data, media_type=found.type, headers=headers)
 
         desk = Studio(project, runner, worker)
-        blocks = build(desk)
-        gradio.mount_gradio_app(
-            app,
-            blocks,
-            path="/",
-            footer_links=[],
-            run_history=False,
-            max_file_size=MAX_BODY,
-            theme=theme(),
-            css=CSS,
-            show_error=True,
-            allowed_paths=[],
-            ssr_mode=False,
-            pwa=False,
-            mcp_server=False,
-        )
+        app = _routes(project, desk)
+        _mount(app, build(desk))
         server = uvicorn.Server(
             uvicorn.Config(
                 Guard(app, config.host, port, uploads),
@@ -145,6 +119,52 @@ def _serve(
         server.run(sockets=[listening])
     finally:
         worker.close()
+
+
+def _routes(project: Project, desk: "Studio") -> "FastAPI":
+    """What the page asks for beside Gradio: whether the studio is there, and images."""
+    from fastapi import FastAPI, Response
+
+    app = FastAPI(docs_url=None, redoc_url=None, openapi_url=None)
+
+    @app.get(READY)
+    def ready() -> Response:
+        return Response("ready")
+
+    @app.get("/studio/{name:path}")
+    def picture(name: str) -> Response:
+        found = pictures.answer(project, name, desk.size)
+        if found is None:
+            return Response("not here", 404)
+        headers = {"cache-control": found.cache}
+        if found.save_as:
+            headers["content-disposition"] = f'attachment; filename="{found.save_as}"'
+        return Response(found.data, media_type=found.type, headers=headers)
+
+    return app
+
+
+def _mount(app: "FastAPI", blocks: "Blocks") -> None:
+    """Gradio's page on the application, with nothing of Gradio's beside it."""
+    import gradio
+
+    from .theme import CSS, theme
+
+    gradio.mount_gradio_app(
+        app,
+        blocks,
+        path="/",
+        footer_links=[],
+        run_history=False,
+        max_file_size=MAX_BODY,
+        theme=theme(),
+        css=CSS,
+        show_error=True,
+        allowed_paths=[],
+        ssr_mode=False,
+        pwa=False,
+        mcp_server=False,
+    )
 
 
 def _no_goodbyes(record: logging.LogRecord) -> bool:
