@@ -58,7 +58,7 @@ class CustomJointConfig(ShowsBoth, Custom):
     """A content and a style in one training."""
 
     stage, needs = "custom-diffusion-joint", ("content_dir", "style_dir")
-    own_presets = {"embedded": dict(lr=6e-4, steps=200)}  # not swept: it takes a minute and more a pair
+    own_presets = {"embedded": dict(steps=200)}
 
     content_classes_file: InputPath | None = CONTENT_CLASSES
     style_classes_file: InputPath | None = STYLE_CLASSES

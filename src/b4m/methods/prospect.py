@@ -28,7 +28,7 @@ RESULT = "prospect.safetensors"
 class Prospect(TrainConfig):
     """Settings of a concept. The ten vectors are learned as they are, without the paper's network before them."""
 
-    own_presets = {"sdxl": dict(steps=600, lr=2e-3), "embedded": dict(lr=0.256, steps=200)}
+    own_presets = {"sdxl": dict(steps=600, lr=2e-3), "embedded": dict(lr=0.256, steps=400)}
 
     initial_word: str | None = setting("the plain word that the new one starts as (default: the class)", None)
     first_stage: int = setting(

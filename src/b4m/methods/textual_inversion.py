@@ -30,7 +30,7 @@ RESULT = "learned_embeds.safetensors"  # the name that other tools give
 class Inversion(TrainConfig):
     """Settings of a concept. The published rate is 5e-4 times four accumulated micro-batches."""
 
-    own_presets = {"sdxl": dict(steps=500, lr=2e-3), "embedded": dict(lr=0.256, steps=200)}
+    own_presets = {"sdxl": dict(steps=500, lr=2e-3), "embedded": dict(lr=0.512, steps=400)}
 
     vectors: int = setting("vectors of the new word in each token table", 1, low=1, high=64)
     initial_word: str | None = setting("the plain word that the new one starts as (default: the class)", None)

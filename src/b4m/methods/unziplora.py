@@ -48,7 +48,7 @@ class UnZip(TrainConfig):
 
     own_presets = {
         "sdxl": dict(steps=600, lr=5e-5, gradient_accumulation=1),
-        "embedded": dict(lr=3e-4, steps=200, period=66),
+        "embedded": dict(lr=6e-4, steps=100, period=33),
     }
 
     rank: int = setting("rank of either LoRA", 64, low=1)
