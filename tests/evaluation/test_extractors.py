@@ -296,9 +296,8 @@ def test_a_cache_folder_serves_the_next_run_and_no_other_model(dino, judge, pict
 
 def test_verdicts_are_kept_for_the_next_run_and_follow_the_names(judge, pictures, tmp_path):
     first = load_extractor(judge, cache=tmp_path / "cache").classify(pictures)
-    folder = shutil.copytree(
-        judge, tmp_path / "renamed"
-    )  # the same weights, whose classes are called otherwise
+    # The same weights, whose classes are called otherwise.
+    folder = shutil.copytree(judge, tmp_path / "renamed")
     told = json.loads((folder / "config.json").read_text())
     told["id2label"] = {key: name.upper() for key, name in told["id2label"].items()}
     told["label2id"] = {name: int(key) for key, name in told["id2label"].items()}
@@ -306,6 +305,15 @@ def test_verdicts_are_kept_for_the_next_run_and_follow_the_names(judge, pictures
     again = load_extractor(str(folder), cache=tmp_path / "cache")
     sizes = counted(again)
     assert again.classify(pictures) == [name.upper() for name in first] and not sizes
+
+
+@pytest.mark.parametrize("damage", ['{"a', "[1]"])
+def test_a_damaged_file_of_verdicts_is_named(judge, pictures, tmp_path, damage):
+    load_extractor(judge, cache=tmp_path).classify(pictures)
+    (file,) = tmp_path.rglob("*.json")
+    file.write_text(damage)
+    with pytest.raises(UserError, match=f"{file.name}.*delete it"):
+        load_extractor(judge, cache=tmp_path)
 
 
 def test_a_cache_knows_changed_weights_and_preprocessing(dino, pictures, tmp_path):

@@ -6,18 +6,22 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from ..core.storage import write_text
+from ..core.errors import UserError
+from ..core.storage import reason, write_text
 
 
 class Answers:
-    """Answers by key. `folder`: where they are kept, for those whose answers depend on nothing but the key."""
+    """Answers by key. `folder`: where they are kept, of one model: nothing but the key may decide an answer.
+
+    Raises UserError for a file there that holds none.
+    """
 
     def __init__(self, folder: Path | None = None) -> None:
         self._folder = folder
         self._known: dict[str, Any] = {}
         if folder is not None and folder.is_dir():
             for file in sorted(folder.glob("*.json")):
-                self._known |= json.loads(file.read_text(encoding="utf-8"))
+                self._known |= _read(file)
 
     def __contains__(self, key: str) -> bool:
         return key in self._known
@@ -30,3 +34,13 @@ class Answers:
         self._known |= new
         if new and self._folder is not None:
             write_text(self._folder / f"{uuid.uuid4().hex}.json", json.dumps(new, ensure_ascii=False))
+
+
+def _read(file: Path) -> dict[str, Any]:
+    try:
+        found = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise UserError(f"{file}: cannot be read ({reason(error)}); delete it, it is made again") from error
+    if not isinstance(found, dict):
+        raise UserError(f"{file}: holds no answers; delete it, it is made again")
+    return found
